@@ -1,0 +1,60 @@
+# Everything below runs in a virtual environment of its own, made on first use.
+#
+#   make figure5 PYTHON=python3.12    another interpreter, 3.11 or newer
+#   make test CONSTRAINTS=            newest versions that pyproject.toml allows
+#   make test PYTEST_FLAGS="-k cli"   other flags for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= .ci/constraints.txt
+PYTEST_FLAGS ?= -n auto
+FIGURE5 ?= build/figure5
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
+
+.DELETE_ON_ERROR:
+.PHONY: help figure5 test lint format wheel pse-exhaustive clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
+
+figure5: $(VENV)/core ## replay the bundled traces, write build/figure5
+	$(BIN)/sinai figure5 -o $(FIGURE5) --force
+
+test: lint ## check style, run all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/everything ## check style alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/everything ## put the sources into the house format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/everything ## build dist/*.whl and dist/*.tar.gz
+	$(BIN)/python -m build
+
+pse-exhaustive: $(VENV)/everything ## all 2**32 operand pairs of the multiplier, on its gates
+	$(BIN)/python -m sinai.hw.exhaustive
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each says that the step before it is done, and is renewed when what it was made from
+# changes. pip reads dependency groups from 25.1 on.
+$(VENV)/pip:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sinai needs Python 3.11 or newer, not " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+$(VENV)/core: pyproject.toml $(CONSTRAINTS) | $(VENV)/pip
+	$(PIP_INSTALL) --editable .
+	touch $@
+
+$(VENV)/everything: pyproject.toml $(CONSTRAINTS) | $(VENV)/pip
+	$(PIP_INSTALL) --editable ".[model]" --group dev
+	touch $@ $(VENV)/core
