@@ -175,7 +175,9 @@ def write_back(
     s = np.asarray(v, np.int64)
     if residual is not None:
         s = sat16(s + np.asarray(residual, np.int64))
-    y = sat16(round_shift(s * np.asarray(gain, np.int64), gain_shift) + np.asarray(offset, np.int64))
+    y = sat16(
+        round_shift(s * np.asarray(gain, np.int64), gain_shift) + np.asarray(offset, np.int64)
+    )
     if relu:
         y = np.maximum(y, 0)
     low, high = (0, 15) if unsigned else INT4

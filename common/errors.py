@@ -16,12 +16,12 @@ class CheckError(SinaiError):
 
 
 class InputError(SinaiError, ValueError):
-    """Bad input (exit code 2). The message names the file, the field, the value and what would do."""
+    """Bad input (exit code 2). The message names file, field, value and what would do."""
 
     exit_code = 2
 
 
 class MissingError(SinaiError):
-    """A tool or an optional dependency is missing (exit code 3). The message says what to install."""
+    """A tool or an extra is missing (exit code 3). The message says what to install."""
 
     exit_code = 3

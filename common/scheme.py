@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,6 +12,9 @@ __all__ = ["GROUP", "Scheme"]
 
 #: Channels of a group in structured noise, the M of N:M (paper, appendix B).
 GROUP = 8
+
+#: A decimal number or a fraction such as 7/9; exponents could ask for gigabytes of digits.
+_RATIO = re.compile(r"-?([0-9]*\.)?[0-9]+(/[0-9]+)?")
 
 _FORMS = "dense, unstructured:RATIO with RATIO in [0, 1], or structured:Q:8 with Q in 0..8"
 
@@ -37,7 +41,7 @@ class Scheme:
 
     @classmethod
     def parse(cls, text: str) -> Scheme:
-        """Read ``dense``, ``unstructured:0.9`` or ``structured:7:8``.
+        """Read ``dense``, ``unstructured:0.9``, ``unstructured:7/9`` or ``structured:7:8``.
 
         Raises
         ------
@@ -48,7 +52,7 @@ class Scheme:
         try:
             if kind == "dense" and not numbers:
                 return cls("dense", Fraction(0))
-            if kind == "unstructured" and len(numbers) == 1:
+            if kind == "unstructured" and len(numbers) == 1 and _RATIO.fullmatch(numbers[0]):
                 ratio = Fraction(numbers[0])
                 if 0 <= ratio <= 1:
                     return cls(kind, ratio)
@@ -61,7 +65,8 @@ class Scheme:
                     raise InputError(f"scheme {text!r}: M must be at least 1, not {group}")
                 if not 0 <= noisy <= group:
                     raise InputError(
-                        f"scheme {text!r}: q noisy of {group} must be between 0 and {group}, not {noisy}"
+                        f"scheme {text!r}: q noisy of {group} must be between 0 and {group},"
+                        f" not {noisy}"
                     )
                 return cls(kind, Fraction(noisy, group), group)
         except (ValueError, ZeroDivisionError) as error:
@@ -74,7 +79,8 @@ class Scheme:
             return "dense"
         if self.kind == "structured":
             return f"structured:{self.noisy_of_group}:{self.group}"
-        return f"unstructured:{float(self.ratio):g}"
+        decimal = f"{float(self.ratio):g}"
+        return f"unstructured:{decimal if Fraction(decimal) == self.ratio else self.ratio}"
 
     @property
     def dense(self) -> bool:
