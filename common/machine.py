@@ -58,10 +58,14 @@ class Memory(_Frozen):
 
 class Memories(_Frozen):
     """Capacities and macros of every memory. `device` and `temperature_k` pick the rows of the
-    CACTI table; see docs/energy.md for what the device types mean."""
+    CACTI table; see docs/energy.md for what the device types mean.
 
-    device: str = "itrs-lop"
-    temperature_k: Literal[300, 350] = 350
+    `device` is the type of the cells and, with ``-hp`` behind, of a faster periphery: high
+    performance, low operating power or low standby power. The table has 350 K for two of them.
+    """
+
+    device: Literal["itrs-hp", "itrs-lop", "itrs-lop-hp", "itrs-lstp", "itrs-lstp-hp"] = "itrs-lop"
+    temperature_k: Literal[300, 350] = 300
     weights: Memory = Memory(capacity_kib=8192, macro_kib=32)
     x: Memory = Memory(capacity_kib=2048, macro_kib=32)
     y: Memory = Memory(capacity_kib=2048, macro_kib=32)
@@ -71,6 +75,15 @@ class Memories(_Frozen):
     projection: Memory = Memory(capacity_kib=512, macro_kib=32)
     parameters: Memory = Memory(capacity_kib=32, macro_kib=4)
     masks: Memory = Memory(capacity_kib=64, macro_kib=4)
+
+    @model_validator(mode="after")
+    def _check_temperature(self) -> Memories:
+        if self.temperature_k == 350 and self.device not in ("itrs-hp", "itrs-lstp"):
+            raise ValueError(
+                f"temperature_k must be 300 for device {self.device}, not 350; 350 exists for"
+                " itrs-hp and itrs-lstp"
+            )
+        return self
 
 
 class Dma(_Frozen):
@@ -270,13 +283,19 @@ def load_machine(source: str) -> Machine:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"{source}: cannot be read ({reason}); give a preset or a YAML file") from None
+        raise InputError(
+            f"{source}: cannot be read ({reason}); give a preset or a YAML file"
+        ) from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f"line {where.line + 1}: " if where else ""
-        raise InputError(f"{source}: {line}not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise InputError(
+            f"{source}: {line}not valid YAML ({getattr(error, 'problem', error)})"
+        ) from None
     if not isinstance(data, dict):
-        raise InputError(f"{source}: must be a mapping of keys such as lanes and pses, not {data!r}")
+        raise InputError(
+            f"{source}: must be a mapping of keys such as lanes and pses, not {data!r}"
+        )
     return _checked(data, source)
 
 
@@ -323,10 +342,10 @@ def _sentence(source: str, fault: Any) -> str:
             return f"{source}: unknown key {field} (value {value!r}); {_known_keys(field)}"
         case "missing":
             return f"{source}: key {field} is missing; {_known_keys(field)}"
-        case "value_error" if field:
-            return f"{source}: {field} {context['error']}, not {value!r}"
+        case "value_error" if isinstance(value, dict):  # a rule over several keys
+            return f"{source}: {field}{'.' if field else ''}{context['error']}"
         case "value_error":
-            return f"{source}: {context['error']}"
+            return f"{source}: {field} {context['error']}, not {value!r}"
         case "greater_than_equal":
             return f"{source}: {field} must be at least {context['ge']}, not {value!r}"
         case "less_than_equal":
