@@ -500,7 +500,7 @@ def _write_member(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> N
     np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
     info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
     info.create_system, info.external_attr = 3, 0o644 << 16
-    archive.writestr(info, buffer.getvalue(), zipfile.ZIP_LZMA)
+    archive.writestr(info, buffer.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
 def _record(array: NDArray[Any]) -> ArrayRecord:
