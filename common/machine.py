@@ -67,7 +67,7 @@ class Memories(_Frozen):
     device: Literal["itrs-hp", "itrs-lop", "itrs-lop-hp", "itrs-lstp", "itrs-lstp-hp"] = "itrs-lop"
     temperature_k: Literal[300, 350] = 300
     weights: Memory = Memory(capacity_kib=8192, macro_kib=32)
-    x: Memory = Memory(capacity_kib=2048, macro_kib=32)
+    x: Memory = Memory(capacity_kib=4096, macro_kib=32)
     y: Memory = Memory(capacity_kib=2048, macro_kib=32)
     residual: Memory = Memory(capacity_kib=2048, macro_kib=32)
     xq: Memory = Memory(capacity_kib=512, macro_kib=16)
