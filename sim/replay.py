@@ -1,0 +1,218 @@
+"""Simulate a trace on a machine: the entry point of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..common.contract import CONTRACT, STALL_CAUSES, Contract
+from ..common.errors import InputError
+from ..common.layer import Layer, ceil_div
+from ..common.machine import Machine
+from ..common.program import compile_layer, place_channels
+from ..common.scheme import Scheme
+from ..traces.schema import Trace
+from .counts import EVENTS
+from .engine import LayerRun, simulate_layer
+
+__all__ = ["Result", "simulate"]
+
+_SLOTS = ("useful", "idle_pixels", "idle_channels", "idle_imbalance")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a simulation gives.
+
+    Parameters
+    ----------
+    trace : Trace
+        What was simulated.
+    machine : Machine
+        On what.
+    scheme : Scheme
+        Of the trace, or `dense` where asked for.
+    engine : str
+        ``fast``: SimPy events between runs of beats in closed form.
+    ideal : bool
+        True for the bound without stalls or imbalance, which no machine reaches.
+    layers : DataFrame
+        One row an image and layer: image, layer, kind, cycles, busy_cycles, stall_* (with
+        busy_cycles they sum to cycles), busy_approximate (part of busy_cycles), slots_* (they sum
+        to V * T * busy_cycles), essential, neurons, macs16 and macs4 (geometric, one multiply-add
+        each), cycles_load and cycles_store (outside cycles with resident accounting).
+    counts : DataFrame
+        Same rows; one column for each of :data:`sinai.sim.counts.EVENTS`.
+    """
+
+    trace: Trace
+    machine: Machine
+    scheme: Scheme
+    engine: str
+    ideal: bool
+    layers: pd.DataFrame
+    counts: pd.DataFrame
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of an image, mean over the images."""
+        return float(self.layers.groupby("image")["cycles"].sum().mean())
+
+    @property
+    def noise(self) -> float:
+        """Measured share of noisy neurons."""
+        return 1 - float(self.layers["essential"].sum() / self.layers["neurons"].sum())
+
+
+def simulate(
+    trace: Trace,
+    machine: Machine,
+    *,
+    images: Sequence[int] | None = None,
+    dense: bool = False,
+    ideal: bool = False,
+    placement: bool = True,
+    contract: Contract = CONTRACT,
+) -> Result:
+    """Replay the masks of `trace` on `machine`.
+
+    Parameters
+    ----------
+    trace : Trace
+        Masks and geometry; its scheme must run on the machine.
+    images : sequence of int, optional
+        Positions of the images in the trace; all by default.
+    dense : bool
+        Ignore the masks and compute every neuron exactly, without approximate pass.
+    ideal : bool
+        Unstructured machine only: replace each layer's cycles by the bound of full lanes,
+        ceil(B E / V) plus the approximate pass likewise; no stall, no imbalance, no wait for
+        the projection.
+    placement : bool
+        Unstructured machine only: place channels on lanes by their calibrated density.
+    contract : Contract
+        Latencies; the published ones by default.
+
+    Raises
+    ------
+    InputError
+        If the scheme does not run on the machine, a memory is too small, or an image is not there.
+    """
+    if ideal and not machine.unstructured:
+        raise InputError(
+            f"{machine.name}: the ideal bound is defined for unstructured machines only"
+        )
+    scheme = Scheme.parse("dense") if dense else trace.scheme
+    chosen = range(trace.images) if images is None else images
+    for image in chosen:
+        if not 0 <= image < trace.images:
+            raise InputError(f"image must be between 0 and {trace.images - 1}, not {image}")
+    regular = scheme.dense or scheme.structured
+    orders = _placements(trace, machine) if placement and not regular else {}
+    rows: list[tuple[int, int, LayerRun]] = []
+    for index, layer in enumerate(trace.layers):
+        program = compile_layer(layer, machine, scheme)
+        if regular:
+            run = _maskless_run(_anonymous(layer), machine, scheme, contract)
+            rows += [(image, index, run) for image in chosen]
+            continue
+        masks = trace.mask(index)
+        for image in chosen:
+            mask = masks[image].reshape(layer.c_out, layer.pixels).T
+            if index in orders:
+                mask = mask[:, orders[index]]
+            rows.append((image, index, simulate_layer(program, mask, contract)))
+    rows.sort(key=lambda row: row[:2])
+    if ideal:
+        rows = [(i, n, _bound(trace.layers[n], machine, scheme, run)) for i, n, run in rows]
+    return Result(
+        trace,
+        machine,
+        scheme,
+        "fast",
+        ideal,
+        pd.DataFrame([_layer_row(i, trace.layers[n], machine, scheme, run) for i, n, run in rows]),
+        pd.DataFrame([_count_row(trace.layers[n], run) for _, n, run in rows]),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _maskless_run(layer: Layer, machine: Machine, scheme: Scheme, contract: Contract) -> LayerRun:
+    """Layers of one geometry take the same cycles where no mask decides the work."""
+    return simulate_layer(compile_layer(layer, machine, scheme), None, contract)
+
+
+def _anonymous(layer: Layer) -> Layer:
+    """The layer without what does not change its cycles, so that equal layers run once."""
+    return replace(layer, name="", projection_nonzeros=0, joined="residual" if layer.joined else "")
+
+
+def _placements(trace: Trace, machine: Machine) -> dict[int, NDArray[np.intp]]:
+    """Placement order of each layer on an unstructured machine, by its calibrated densities.
+
+    Layers joined by a residual share one, from their densities weighted by their work.
+    """
+    if not machine.unstructured:
+        return {}
+    loads: dict[str, NDArray[np.float64]] = {}
+    for index, layer in enumerate(trace.layers):
+        density = trace.density(index)
+        if density is None:
+            continue
+        key = layer.joined or f"layer {index}"
+        work = density.astype(np.float64) * layer.pixels * layer.beats(machine.pses)
+        loads[key] = loads.get(key, 0.0) + work
+    orders = {key: place_channels(load, machine.lanes) for key, load in loads.items()}
+    return {
+        index: orders[key]
+        for index, layer in enumerate(trace.layers)
+        if (key := layer.joined or f"layer {index}") in orders
+    }
+
+
+def _bound(layer: Layer, machine: Machine, scheme: Scheme, run: LayerRun) -> LayerRun:
+    exact = run.essential * layer.beats(machine.pses)
+    rough = 0 if scheme.dense else layer.neurons * layer.approximate_beats(machine.pses)
+    approximate = ceil_div(rough, machine.lanes)
+    busy = approximate + ceil_div(exact, machine.lanes)
+    slots = dict.fromkeys(_SLOTS, 0)
+    slots["useful"] = exact + rough
+    slots["idle_imbalance"] = machine.lanes * busy - exact - rough
+    return replace(
+        run,
+        cycles=busy,
+        busy=busy,
+        busy_approximate=approximate,
+        stalls=dict.fromkeys(STALL_CAUSES, 0),
+        slots=slots,
+    )
+
+
+def _layer_row(image: int, layer: Layer, machine: Machine, scheme: Scheme, run: LayerRun) -> dict:
+    return {
+        "image": image,
+        "layer": layer.name,
+        "kind": "conv",
+        "cycles": run.cycles,
+        "busy_cycles": run.busy,
+        **{f"stall_{cause}": run.stalls[cause] for cause in STALL_CAUSES},
+        "busy_approximate": run.busy_approximate,
+        **{f"slots_{kind}": run.slots.get(kind, 0) for kind in _SLOTS},
+        "essential": run.essential,
+        "neurons": layer.neurons,
+        "macs16": run.essential * layer.d,
+        "macs4": 0 if scheme.dense else layer.neurons * layer.k,
+        "cycles_load": run.cycles_load,
+        "cycles_store": run.cycles_store,
+    }
+
+
+def _count_row(layer: Layer, run: LayerRun) -> dict:
+    counts = dict.fromkeys(EVENTS, 0) | run.counts
+    counts["rpu.add"] = run.projected * layer.projection_nonzeros
+    return counts
