@@ -56,5 +56,5 @@ $(VENV)/core: pyproject.toml $(CONSTRAINTS) | $(VENV)/pip
 	touch $@
 
 $(VENV)/everything: pyproject.toml $(CONSTRAINTS) | $(VENV)/pip
-	$(PIP_INSTALL) --editable ".[model]" --group dev
+	$(PIP_INSTALL) --editable ".[model,rtl]" --group dev
 	touch $@ $(VENV)/core

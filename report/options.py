@@ -1,0 +1,123 @@
+"""Options and arguments that several verbs share."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..common.errors import MissingError
+
+if TYPE_CHECKING:
+    from ..common.machine import Machine
+
+__all__ = [
+    "as_json",
+    "assignments",
+    "command_line",
+    "directory",
+    "file",
+    "force",
+    "machine_from",
+    "machine_option",
+    "need_torch",
+    "print_json",
+    "progress_bar",
+    "trace_argument",
+    "trace_path",
+]
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
+force = click.option("--force", is_flag=True, help="Replace an existing result.")
+assignments = click.option(
+    "--set",
+    "assignments",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a value of the machine, such as dma.bytes_per_cycle=16. Repeatable.",
+)
+trace_argument = click.argument("trace", metavar="TRACE")
+
+
+def machine_option(**default: str) -> Callable[[Any], Any]:
+    """``--machine``, a preset or a YAML file; required unless `default` names one."""
+    return click.option(
+        "--machine",
+        metavar="MACHINE",
+        required=not default,
+        show_default=True,
+        help="Preset (unstructured, structured, structured-expanded, unstructured-small,"
+        " structured-small) or YAML file.",
+        **default,
+    )
+
+
+def directory(**default: str) -> Callable[[Any], Any]:
+    """``-o DIR``, required unless `default` names one."""
+    return click.option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        required=not default,
+        show_default=True,
+        help="Directory to make.",
+        **default,
+    )
+
+
+file = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File to make.",
+)
+
+
+def machine_from(source: str, changes: tuple[str, ...] = ()) -> Machine:
+    """The machine that ``--machine`` and ``--set`` describe."""
+    from ..common.machine import load_machine, override
+
+    machine = load_machine(source)
+    return override(machine, list(changes)) if changes else machine
+
+
+def trace_path(text: str) -> Path:
+    """The file of a bundled trace by its name, else `text` as a path."""
+    from ..traces.schema import bundled
+
+    return bundled().get(text) or Path(text)
+
+
+def command_line() -> str:
+    """The command as it was typed, to be kept in results."""
+    return shlex.join(["sinai", *sys.argv[1:]])
+
+
+def print_json(record: Any) -> None:
+    click.echo(json.dumps(record, indent=2, allow_nan=False))
+
+
+def progress_bar(what: str) -> Callable[[int, int], None]:
+    """A function of (done, total) that keeps one line on a terminal's standard error up to date."""
+    shown = sys.stderr.isatty()
+
+    def show(done: int, total: int) -> None:
+        if shown:
+            click.echo(f"\r{what}: {done} of {total}", err=True, nl=done == total)
+
+    return show
+
+
+def need_torch(verb: str) -> None:
+    """Raise MissingError if PyTorch is not installed."""
+    if find_spec("torch") is None:
+        raise MissingError(f"sinai {verb} needs PyTorch: pip install 'sinai[model]'")

@@ -1,0 +1,187 @@
+"""The verbs that work on machines: run, verilog, energy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import (
+    as_json,
+    assignments,
+    command_line,
+    directory,
+    force,
+    machine_from,
+    machine_option,
+    print_json,
+    trace_argument,
+    trace_path,
+)
+from .output import fresh_directory
+
+__all__ = ["VERBS"]
+
+
+@click.command()
+@trace_argument
+@machine_option()
+@assignments
+@click.option(
+    "--image",
+    "images",
+    metavar="N",
+    type=int,
+    multiple=True,
+    help="Position of an image in the trace, from 0. Repeatable; all by default.",
+)
+@click.option(
+    "--dense", is_flag=True, help="Ignore the masks: every neuron exact, no approximate pass."
+)
+@click.option(
+    "--ideal",
+    is_flag=True,
+    help="Bound of an unstructured machine with full lanes and no stalls, which none reaches.",
+)
+@directory()
+@force
+@as_json
+def run(
+    trace: str,
+    machine: str,
+    assignments: tuple[str, ...],
+    images: tuple[int, ...],
+    dense: bool,
+    ideal: bool,
+    output: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Simulate one trace on one machine, cycle by cycle.
+
+    TRACE is a .npz file or the name of a bundled trace (`sinai trace list`). DIR gets summary.json
+    (latency in cycles and seconds, energy in pJ, EDP in Js, all of one image, mean over the
+    images), layers.csv (one row an image and layer: cycles and the causes of every stall, work,
+    memory accesses, energy), config.yaml, ert.yaml and art.yaml (the tables of energy and area that
+    were used).
+
+    \b
+    Examples:
+      sinai run masks.npz --machine structured -o run
+      sinai run masks.npz --machine structured --set columns=4 --set clock_ns=2.5 -o run4
+      sinai run masks.npz --machine my-machine.yaml --dense -o dense --json
+    """
+    from ..sim import simulate
+    from ..traces.schema import load
+    from .run import write_run
+
+    described = machine_from(machine, assignments)
+    with fresh_directory(output, marker="summary.json", force=force) as aside:
+        result = simulate(
+            load(trace_path(trace)),
+            described,
+            images=images or None,
+            dense=dense,
+            ideal=ideal,
+        )
+        made = write_run(result, aside, command=command_line())
+    if as_json:
+        print_json(made)
+        return
+    click.echo(_summary(made, output))
+
+
+@click.command()
+@click.argument("machine", metavar="MACHINE")
+@assignments
+@directory()
+@force
+def verilog(machine: str, assignments: tuple[str, ...], output: Path, force: bool) -> None:
+    """Write the synthesisable Verilog of a machine's data path.
+
+    MACHINE is a preset or a YAML file. DIR gets one .v file a design, ports.json (each port: width
+    in bits, direction, meaning; latencies in cycles) and verilator.vlt, the lint waivers with their
+    reasons.
+
+    \b
+    Example:
+      sinai verilog structured -o verilog
+    """
+    from ..hw.verilog import write
+
+    described = machine_from(machine, assignments)
+    with fresh_directory(output, marker="ports.json", force=force) as aside:
+        names = [path.name for path in write(described, aside)]
+    for name in names:
+        click.echo(output / name)
+
+
+@click.group()
+def energy() -> None:
+    """The tables of energy and area behind every result."""
+
+
+@energy.command()
+@machine_option(default="structured")
+@assignments
+@as_json
+def show(machine: str, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Show the energies and areas in use, with their sources.
+
+    Energy in pJ an event, area in mm2, technology 45 nm. What is assumed says so.
+
+    \b
+    Example:
+      sinai energy show --machine unstructured --set memories.device=itrs-hp
+    """
+    from .area import art
+    from .energy import ert
+
+    described = machine_from(machine, assignments)
+    energies, areas = ert(described), art(described)
+    if as_json:
+        print_json(
+            {
+                "machine": described.name,
+                "energy": {name: asdict(entry) for name, entry in energies.items()},
+                "area": {name: asdict(entry) for name, entry in areas.items()},
+            }
+        )
+        return
+    _table("energy an event [pJ]", {name: (e.pj, e) for name, e in energies.items()})
+    click.echo()
+    _table("area [mm2]", {name: (a.um2 / 1e6, a) for name, a in areas.items()})
+    click.echo(f"{'total':<24}{sum(a.um2 for a in areas.values()) / 1e6:>12.4g}")
+
+
+def _table(title: str, entries: Mapping[str, tuple[float, Any]]) -> None:
+    click.echo(f"{title}\n")
+    for name, (value, entry) in entries.items():
+        word = "assumed" if entry.assumed else ""
+        click.echo(f"{name:<24}{value:>12.4g}  {word:<8}  {entry.formula}; {entry.source}")
+
+
+def _summary(made: Mapping[str, Any], output: Path) -> str:
+    """A few lines for a reader: what ran, how long, on what the time went."""
+    masks = "real masks" if made["real_trace"] else "synthetic masks"
+    stalls = sorted(made["stall_cycles"].items(), key=lambda item: -item[1])
+    causes = ", ".join(f"{name} {100 * n / made['cycles']:.1f} %" for name, n in stalls if n)
+    return "\n".join(
+        (
+            f"{made['network']} on {made['machine']}, {made['scheme']}, {masks},"
+            f" {made['images']} image(s), {100 * made['noise']:.2f} % noisy",
+            f"latency   {made['cycles']:.0f} cycles, {made['latency_s']:.4g} s"
+            f" at {made['clock_hz'] / 1e6:g} MHz",
+            f"energy    {made['energy_pj']:.4g} pJ (logic assumed)",
+            f"EDP       {made['edp_js']:.4g} Js",
+            f"busy      {100 * made['busy_cycles'] / made['cycles']:.1f} %;"
+            f" stalls: {causes or 'none'}",
+            f"written   {output}",
+        )
+    )
+
+
+VERBS = (run, verilog, energy)
