@@ -1,0 +1,116 @@
+"""Dispatch, bank conflicts and placement against brute force."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sinai.common.layer import Layer
+from sinai.common.program import place_channels
+from sinai.sim.work import batches, dispatch
+
+
+def masks(max_pixels=20, max_channels=24):
+    return st.tuples(
+        st.integers(1, max_pixels),
+        st.integers(1, max_channels),
+        st.sampled_from([0.0, 0.05, 0.3, 0.9, 1.0]),
+        st.integers(0, 2**32 - 1),
+    ).map(lambda t: np.random.default_rng(t[3]).random((t[0], t[1])) < t[2])
+
+
+@given(
+    mask=masks(),
+    lanes=st.sampled_from([1, 2, 4, 8]),
+    window=st.sampled_from([1, 2, 4, 16]),
+    accumulators=st.sampled_from([2, 8, 32]),
+)
+@settings(max_examples=150, deadline=None)
+def test_dispatch_by_walking_the_pairs(mask, lanes, window, accumulators):
+    """Each lane walks its pairs in row order, then pixel order, and cuts them into passes."""
+    pixels, channels = mask.shape
+    expected = []
+    for number, first in enumerate(range(0, pixels, window)):
+        passes = {}
+        for channel in range(channels):
+            for pixel in range(first, min(first + window, pixels)):
+                if mask[pixel, channel]:
+                    lane = channel % lanes
+                    walked = sum(len(p.get(lane, [])) for p in passes.values())
+                    passes.setdefault(walked // accumulators, {}).setdefault(lane, []).append(
+                        (channel, pixel)
+                    )
+        for level in sorted(passes):
+            dealt = passes[level]
+            share = min(4, lanes)
+            banks = [
+                sum(len(dealt.get(lane, [])) for lane in range(bank, bank + share))
+                for bank in range(0, lanes, share)
+            ]
+            expected.append(
+                (
+                    number,
+                    len({pixel for pairs in dealt.values() for _, pixel in pairs}),
+                    max(len(pairs) for pairs in dealt.values()),
+                    sum(len(pairs) for pairs in dealt.values()),
+                    len({channel for pairs in dealt.values() for channel, _ in pairs}),
+                    max(banks),
+                )
+            )
+    got = dispatch(mask, lanes, window, accumulators)
+    rows = zip(got.window, got.pixels, got.depth, got.pairs, got.rows, got.drain, strict=True)
+    assert [tuple(map(int, row)) for row in rows] == expected
+
+
+@given(mask=masks(), lanes=st.sampled_from([2, 4]))
+@settings(max_examples=100, deadline=None)
+def test_a_wider_window_never_costs_a_beat(mask, lanes):
+    """sum of max(X, max L) falls or stays when the window doubles, with accumulators to spare."""
+    costs = []
+    for window in (1, 2, 4, 8, 16):
+        p = dispatch(mask, lanes, window, 1 << 20)
+        costs.append(int(np.maximum(p.pixels, p.depth).sum()))
+    assert costs == sorted(costs, reverse=True)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "side"),
+    [(3, 1, 1, 8), (3, 2, 1, 9), (1, 2, 0, 8), (7, 2, 3, 10)],
+)
+def test_bank_conflicts_by_addressing_each_word(kernel, stride, padding, side, columns):
+    layer = Layer(
+        name="l", c_in=8, c_out=8, kernel=kernel, stride=stride, padding=padding, h_in=side,
+        w_in=side, k=8,
+    )  # fmt: skip
+    got = batches(layer, 0, layer.pixels, columns, 4)
+    assert got.beats == 2  # 8 channels in words of 4, for each tap
+    for batch in range(len(got.words)):
+        for tap in range(layer.taps):
+            banks = []
+            for pixel in range(batch * columns, min(batch * columns + columns, layer.pixels)):
+                y = pixel // layer.w_out * stride - padding + tap // kernel
+                x = pixel % layer.w_out * stride - padding + tap % kernel
+                if 0 <= y < side and 0 <= x < side:
+                    banks.append((y * side + x) % columns)
+            assert got.words[batch, tap] == len(banks)
+            assert got.conflicts[batch, tap] == max((banks.count(b) for b in banks), default=0)
+
+
+def test_consecutive_pixels_of_a_stride_1_layer_never_collide():
+    """Same padding, stride 1: a tap moves all addresses of a batch by the same amount."""
+    layer = Layer(name="l", c_in=16, c_out=8, kernel=3, stride=1, padding=1, h_in=4, w_in=4, k=8)
+    assert batches(layer, 0, 16, 8, 16).conflicts.max() == 1
+
+
+def test_placement_by_hand():
+    """Densities 4, 3, 2, 1 on two lanes: 4 and 1 on lane 0, 3 and 2 on lane 1."""
+    assert place_channels([1, 2, 3, 4], 2).tolist() == [3, 2, 0, 1]
+
+
+@given(
+    density=st.lists(st.floats(0, 1), min_size=1, max_size=40), lanes=st.sampled_from([1, 2, 4, 8])
+)
+@settings(deadline=None)
+def test_placement_is_a_permutation(density, lanes):
+    assert sorted(place_channels(density, lanes)) == list(range(len(density)))
