@@ -458,7 +458,7 @@ def _expected(path: Path, manifest: Manifest) -> dict[str, tuple[str, tuple[int,
                 f"{path}: manifest: arrays.{name} is {record.dtype} {record.shape}; the geometry"
                 f" asks for {dtype} {shape}"
             )
-    return {name: known[name] for name in manifest.arrays}
+    return {name: form for name, form in known.items() if name in manifest.arrays}
 
 
 def _read_member(

@@ -260,15 +260,6 @@ def _smooth(
     return field
 
 
-def _excess(shape: tuple[int, int], neighbour: float) -> float:
-    """Variance of the mean of a smooth field over a map (H, W), above that of white noise."""
-    means = []
-    for side in shape:
-        lag = np.abs(np.subtract.outer(np.arange(side), np.arange(side)))
-        means.append(np.mean(np.power(neighbour, lag, dtype=np.float64)))
-    return float(np.prod(means)) - 1 / (shape[0] * shape[1])
-
-
 def _level(noise: NDArray[np.float32], neighbour: float) -> None:
     """Shrink, in place, each channel's mean to that of white noise: on small maps a smooth texture
     would add to the rates of the channels. The variance stays 1."""
@@ -280,56 +271,92 @@ def _level(noise: NDArray[np.float32], neighbour: float) -> None:
         noise /= np.float32(np.sqrt(1 - excess))
 
 
+def _excess(shape: tuple[int, int], neighbour: float) -> float:
+    """Variance of the mean of a smooth field over a map (H, W), above that of white noise."""
+    weights, correlations = _pairs(shape, neighbour)
+    return float((weights * correlations).sum() - weights[0, 0])
+
+
+def _pairs(
+    shape: tuple[int, int], neighbour: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share of the pairs of positions of a map (H, W) that lie so many rows and columns apart, and
+    the correlation of a smooth field between them: two arrays (H, W)."""
+    weights, powers = [], []
+    for side in shape:
+        lags = np.arange(side)
+        weights.append(np.where(lags, 2, 1) * (side - lags) / side**2)
+        powers.append(float(neighbour) ** lags)
+    return np.multiply.outer(*weights), np.multiply.outer(*powers)
+
+
 def _field(rng: np.random.Generator, layer: Layer, point: Point) -> _Field:
     """Draw the rates of a layer's channels and solve for the rest of its score."""
-    channels, mean = layer.c_out, 1 - point.ratio
-    dead = min(int(point.dead * channels + 0.5), int(0.9 * point.ratio * channels))
-    alive = channels - dead
-    inner = mean * channels / alive
-    variance = mean**2 * (1 + point.channel_cv**2) * channels / alive - inner**2
-    variance = min(max(variance, 1e-4 * inner**2), 0.95 * inner * (1 - inner))
-    spread = inner * (1 - inner) / variance - 1
-    rates = np.zeros(channels)
-    rates[dead:] = np.sort(rng.beta(inner * spread, (1 - inner) * spread, alive))
-    inverse = NormalDist().inv_cdf
-    probits = np.full(channels, _DEAD, dtype=np.float32)
-    probits[dead:] = [inverse(rate) for rate in np.clip(rates[dead:], 1e-6, 1 - 1e-6)]
-
-    # Covariance of two masks as a function of the correlation of their scores is the integral of
-    # the bivariate normal density at the two thresholds (Plackett 1954); here for 32 quantiles.
-    x = np.quantile(probits[dead:].astype(np.float64), (np.arange(32) + 0.5) / 32)
-    alike = _solve((point.position_cv * mean) ** 2 * channels / alive, x[:, None], x[None, :])
-    own = point.neighbour * float(np.mean(rates[dead:] * (1 - rates[dead:])))
-    wanted = (_solve(own, x, x) - alike * point.position_neighbour) / (1 - alike)
-    # Fields lose their mean over the map, the position all of it and the texture the excess, and
-    # with it some correlation of neighbours.
+    shape, mean = (layer.h_out, layer.w_out), 1 - point.ratio
+    dead = min(int(point.dead * layer.c_out + 0.5), int(0.9 * point.ratio * layer.c_out))
+    alive = layer.c_out - dead
     trials = np.linspace(0, 0.95, 20)
-    excess = np.array([_excess((layer.h_out, layer.w_out), trial) for trial in trials])
-    texture = float(np.interp(wanted, (trials - excess) / (1 - excess), trials))
+    excess = np.array([_excess(shape, trial) for trial in trials])
+
+    # A smooth texture makes channels differ too, in each image anew, and how much depends on the
+    # rates: draw them with all of the variance asked for, then with what the texture leaves.
+    wanted, left = point.channel_cv**2, point.channel_cv**2
+    for _ in range(2):
+        rates = _rates(rng, alive, mean * layer.c_out / alive, left, alive / layer.c_out)
+        probits = np.array([NormalDist().inv_cdf(rate) for rate in np.clip(rates, 1e-6, 1 - 1e-6)])
+        x = np.quantile(probits, (np.arange(32) + 0.5) / 32)
+        common = (point.position_cv * mean) ** 2 * layer.c_out / alive
+        shared = float(np.interp(common, _covariance(x[:, None], x[None, :]), _CORRELATIONS))
+        within = _covariance(x, x)
+        own = float(
+            np.interp(point.neighbour * np.mean(rates * (1 - rates)), within, _CORRELATIONS)
+        )
+        # Fields lose their mean over the map, the position all of it and the texture the excess,
+        # and with it some correlation of neighbours.
+        latent = (own - shared * point.position_neighbour) / (1 - shared)
+        texture = float(np.interp(latent, (trials - excess) / (1 - excess), trials))
+        weights, pairs = _pairs(shape, texture)
+        lost = _excess(shape, texture)
+        apart = (1 - shared) * (pairs - lost) / (1 - lost)  # a little below 0 for distant pairs
+        slope = within[1] / _CORRELATIONS[1]
+        added = np.where(apart > 0, np.interp(apart, _CORRELATIONS, within), slope * apart)
+        others = (weights * added).sum() - weights[0, 0] * added[0, 0]
+        left = max(0.0, wanted - others * (alive / layer.c_out) / mean**2)
     lost = np.minimum(excess + 1 / layer.pixels, 0.99)
-    position = np.interp(point.position_neighbour, (trials - lost) / (1 - lost), trials)
+    position = float(np.interp(point.position_neighbour, (trials - lost) / (1 - lost), trials))
     return _Field(
-        probits=probits,
-        rates=rates,
+        probits=np.concatenate([np.full(dead, _DEAD), probits]).astype(np.float32),
+        rates=np.concatenate([np.zeros(dead), rates]),
         dead=dead,
-        persistence=point.persistence,
-        shared=alike,
-        position=float(position),
+        persistence=min(1.0, point.persistence * wanted / left) if left else 0.0,
+        shared=shared,
+        position=position,
         texture=texture,
     )
 
 
-def _solve(covariance: float, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Correlation of scores, 0..0.95, that gives masks with thresholds -x and -y their mean
-    covariance."""
-    s = np.linspace(0, 0.95, 39)
+def _rates(
+    rng: np.random.Generator, alive: int, mean: float, square: float, share: float
+) -> NDArray[np.float64]:
+    """Rates of the channels that are not dead, ascending: Beta with `mean` and such a variance that
+    all channels, of which they are a `share`, have a squared coefficient of variation `square`."""
+    variance = mean**2 * ((1 + square) * share - 1)
+    variance = min(max(variance, 1e-4 * mean**2), 0.95 * mean * (1 - mean))
+    spread = mean * (1 - mean) / variance - 1
+    return np.sort(rng.beta(mean * spread, (1 - mean) * spread, alive))
+
+
+#: Correlations of two scores at which the covariance of their masks is tabulated.
+_CORRELATIONS = np.linspace(0, 0.95, 39)
+
+
+def _covariance(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean covariance of masks with probits x and y, at each of `_CORRELATIONS`: the integral over
+    the correlation of the bivariate normal density at the two thresholds (Plackett 1954)."""
+    s = _CORRELATIONS[:, None]
+    x, y = (part.ravel() for part in np.broadcast_arrays(x, y))
     free = 1 - s**2
-    density = np.array(
-        [
-            np.mean(np.exp(-(x * x - 2 * each * x * y + y * y) / (2 * rest)))
-            / (2 * np.pi * np.sqrt(rest))
-            for each, rest in zip(s, free, strict=True)
-        ]
-    )
-    total = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(s))])
-    return float(np.interp(covariance, total, s))
+    exponent = -(x * x - 2 * s * x * y + y * y) / (2 * free)
+    density = (np.exp(exponent) / (2 * np.pi * np.sqrt(free))).mean(1)
+    steps = (density[1:] + density[:-1]) / 2 * np.diff(_CORRELATIONS)
+    return np.concatenate([[0], np.cumsum(steps)])
