@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Result", "simulate"]
+__all__ = ["Result", "bound", "simulate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,11 @@ from collections.abc import Generator
 import numpy as np
 import simpy
 
+from ..common.blocks import p_room
 from ..common.contract import Contract
 from ..common.layer import ceil_div
-from ..common.program import Part, Program, p_room
+from ..common.parts import Part
+from ..common.program import Program
 
 __all__ = ["Process", "ProjectionUnit", "Store"]
 

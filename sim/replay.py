@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,14 @@ from ..common.contract import CONTRACT, STALL_CAUSES, Contract
 from ..common.errors import InputError
 from ..common.layer import Layer, ceil_div
 from ..common.machine import Machine
-from ..common.program import compile_layer, place_channels
+from ..common.placement import place_channels
+from ..common.program import compile_layer
 from ..common.scheme import Scheme
 from ..traces.schema import Trace
 from .counts import EVENTS
 from .engine import LayerRun, simulate_layer
 
-__all__ = ["Result", "simulate"]
+__all__ = ["Result", "bound", "simulate"]
 
 _SLOTS = ("useful", "idle_pixels", "idle_channels", "idle_imbalance")
 
@@ -128,17 +130,46 @@ def simulate(
                 mask = mask[:, orders[index]]
             rows.append((image, index, simulate_layer(program, mask, contract)))
     rows.sort(key=lambda row: row[:2])
-    if ideal:
-        rows = [(i, n, _bound(trace.layers[n], machine, scheme, run)) for i, n, run in rows]
-    return Result(
+    result = Result(
         trace,
         machine,
         scheme,
         "fast",
-        ideal,
+        False,
         pd.DataFrame([_layer_row(i, trace.layers[n], machine, scheme, run) for i, n, run in rows]),
         pd.DataFrame([_count_row(trace.layers[n], run) for _, n, run in rows]),
     )
+    return bound(result) if ideal else result
+
+
+def bound(result: Result) -> Result:
+    """Return the bound without stalls or imbalance of a result of an unstructured machine: the same
+    events, in the cycles that lanes full at all times would take.
+
+    Raises
+    ------
+    InputError
+        If the machine is structured.
+    """
+    machine, layers = result.machine, result.trace.layers
+    if not machine.unstructured:
+        raise InputError(
+            f"{machine.name}: the ideal bound is defined for unstructured machines only"
+        )
+    rows = []
+    for row, layer in zip(result.layers.to_dict("records"), cycle(layers), strict=False):
+        exact = row["essential"] * layer.beats(machine.pses)
+        beats = 0 if result.scheme.dense else layer.approximate_beats(machine.pses)
+        rough = layer.neurons * beats
+        approximate = ceil_div(rough, machine.lanes)
+        busy = approximate + ceil_div(exact, machine.lanes)
+        slots = {f"slots_{kind}": 0 for kind in _SLOTS}
+        slots["slots_useful"] = exact + rough
+        slots["slots_idle_imbalance"] = machine.lanes * busy - exact - rough
+        times = {"cycles": busy, "busy_cycles": busy, "busy_approximate": approximate}
+        stalls = {f"stall_{cause}": 0 for cause in STALL_CAUSES}
+        rows.append(row | times | stalls | slots)
+    return replace(result, ideal=True, layers=pd.DataFrame(rows))
 
 
 @lru_cache(maxsize=4096)
@@ -173,24 +204,6 @@ def _placements(trace: Trace, machine: Machine) -> dict[int, NDArray[np.intp]]:
         for index, layer in enumerate(trace.layers)
         if (key := layer.joined or f"layer {index}") in orders
     }
-
-
-def _bound(layer: Layer, machine: Machine, scheme: Scheme, run: LayerRun) -> LayerRun:
-    exact = run.essential * layer.beats(machine.pses)
-    rough = 0 if scheme.dense else layer.neurons * layer.approximate_beats(machine.pses)
-    approximate = ceil_div(rough, machine.lanes)
-    busy = approximate + ceil_div(exact, machine.lanes)
-    slots = dict.fromkeys(_SLOTS, 0)
-    slots["useful"] = exact + rough
-    slots["idle_imbalance"] = machine.lanes * busy - exact - rough
-    return replace(
-        run,
-        cycles=busy,
-        busy=busy,
-        busy_approximate=approximate,
-        stalls=dict.fromkeys(STALL_CAUSES, 0),
-        slots=slots,
-    )
 
 
 def _layer_row(image: int, layer: Layer, machine: Machine, scheme: Scheme, run: LayerRun) -> dict:

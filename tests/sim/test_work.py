@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinai.common.layer import Layer
-from sinai.common.program import place_channels
+from sinai.common.placement import place_channels
 from sinai.sim.work import batches, dispatch
 
 
