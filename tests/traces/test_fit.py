@@ -85,6 +85,16 @@ def test_neighbours_within_channels():
     assert point.position_cv < 0.05
 
 
+def test_few_channels_with_texture():
+    """Columns in equal pairs and halves of 0.1 and 0.3: the texture of eight channels must not pass
+    for a position that they share."""
+    rate = np.where(np.arange(8) < 4, 0.1, 0.3)
+    mask = np.repeat(np.random.default_rng(0).random((200, 8, 16, 8)) < rate, 2, axis=3)
+    point = measure(mask, 0.8, 0)
+    assert point.position_cv == pytest.approx(0.5, rel=0.05)
+    assert point.position_neighbour == pytest.approx(1 - 2 / 30, abs=0.03)
+
+
 def test_dead_channels():
     mask = np.random.default_rng(0).random((2, 64, 8, 8)) < 0.5
     mask[:, :16] = False

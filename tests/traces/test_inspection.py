@@ -74,6 +74,12 @@ def test_a_group_with_one_too_many(path, manifest):
         verify(path)
 
 
+def test_a_group_smaller_than_n(path, manifest):
+    """2:8 keeps six of eight channels, so all of a group of five."""
+    save(path, manifest(scheme="structured:2:8", noise_target=0.25), [np.ones((2, 5, 3, 3), bool)])
+    assert verify(path)["essential"] == 90
+
+
 def test_too_few_of_top_k(path, manifest):
     """90 % of 45: K = 4.5 rounded up to 5."""
     mask = np.zeros((2, 45), dtype=bool)

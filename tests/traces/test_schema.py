@@ -185,6 +185,15 @@ def test_an_old_file_survives_a_failed_write(path, manifest, mask, monkeypatch):
     assert [each.name for each in path.parent.iterdir()] == ["net.npz"]
 
 
+def test_a_reader_of_the_old_file_is_not_disturbed(path, manifest, mask):
+    """The new file takes the name; the old one stays whole for whoever has it open."""
+    before = path.read_bytes()
+    with path.open("rb") as old:
+        save(path, manifest(), [~mask])
+        assert old.read() == before
+    np.testing.assert_array_equal(load(path).mask(0), ~mask)
+
+
 def test_write_into_a_missing_folder(tmp_path, manifest, mask):
     with pytest.raises(InputError, match=r"cannot be written \(No such file.*a folder that exists"):
         save(tmp_path / "none" / "t.npz", manifest(), [mask])
@@ -344,18 +353,21 @@ def test_member_twice(path):
         load(path)
 
 
-def test_padding_bits(path):
+@pytest.mark.parametrize("bit", [0x01, 0x02, 0x04])
+def test_padding_bits(path, bit):
     """45 neurons leave three bits, which must be zero even if the digest fits."""
     with np.load(path) as file:
         packed = file["mask/0"].copy()
-    packed[1, 5] |= 0x01
+    packed[1, 5] |= bit
 
     rewrite(
         path,
         lambda m: m["arrays"]["mask/0"].update(sha256=digest(packed)),
         lambda a: a.update({"mask/0": packed}),
     )
-    with pytest.raises(InputError, match="mask/0 has nonzero padding 0x01 after its 45 bits"):
+    with pytest.raises(
+        InputError, match=f"mask/0 has nonzero padding {bit:#04x} after its 45 bits"
+    ):
         load(path)
 
 

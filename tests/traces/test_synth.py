@@ -129,6 +129,7 @@ def flat(scheme, **values):
         {},
         {"channel_cv": 0.6, "persistence": 0.8},
         {"channel_cv": 0.6, "persistence": 0.0},
+        {"channel_cv": 0.6, "persistence": 0.4},
         {"position_cv": 0.5, "position_neighbour": 0.6, "neighbour": 0.1},
         {"neighbour": 0.3},
         {
@@ -139,7 +140,7 @@ def flat(scheme, **values):
             "neighbour": 0.25,
         },
     ],
-    ids=["independent", "channels", "fickle channels", "positions", "texture", "all"],
+    ids=["independent", "channels", "fickle channels", "in between", "positions", "texture", "all"],
 )
 def test_statistics_come_out_as_asked(ratio, side, values):
     """What is measured on synthetic masks is what they were drawn from, within sampling noise and
