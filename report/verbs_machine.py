@@ -1,7 +1,9 @@
-"""The verbs that work on machines: run, verilog, energy."""
+"""The verbs that work on machines: figure5, run, verilog, energy."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +26,91 @@ from .options import (
 from .output import fresh_directory
 
 __all__ = ["VERBS"]
+
+
+@click.command()
+@directory(default="figure5")
+@click.option(
+    "--traces",
+    metavar="TRACE",
+    multiple=True,
+    help="Trace in place of the bundled ones of its network, or of another network. Repeatable.",
+)
+@click.option(
+    "--network",
+    "networks",
+    metavar="NAME",
+    multiple=True,
+    help="Only this network. Repeatable; all by default.",
+)
+@click.option(
+    "--sweeps/--no-sweeps",
+    default=True,
+    help="Whether to add sweeps of the machines and of off-chip bandwidth, on ResNet-18.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=lambda: os.cpu_count() or 1,
+    show_default="one a core",
+    help="Processes.",
+)
+@force
+@as_json
+def figure5(
+    output: Path,
+    traces: tuple[str, ...],
+    networks: tuple[str, ...],
+    sweeps: bool,
+    workers: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Latency, energy and energy-delay product of structured and unstructured noise.
+
+    Replays masks of ResNet-18, WRN-34-10 and ResNet-50 under every noise scheme on every machine.
+    Networks without bundled traces get synthetic masks, and the figure says so. DIR gets
+    figure5.png, figure5.svg, figure5.csv (one row a point: cycles, seconds, pJ, Js, and all of them
+    relative to dense on the unstructured machine) and summary.json (findings, sweeps, traces,
+    versions).
+
+    \b
+    Examples:
+      sinai figure5 -o figure5
+      sinai figure5 -o mine --traces masks.npz --network resnet18 --no-sweeps
+    """
+    from .figure5 import figure5 as write_figure5
+
+    with fresh_directory(output, marker="figure5.csv", force=force) as aside:
+        made = write_figure5(
+            aside,
+            traces=[trace_path(trace) for trace in traces] or None,
+            progress=sys.stderr.isatty(),
+            networks=networks or None,
+            with_sweeps=sweeps,
+            workers=workers,
+            command=command_line(),
+        )
+    if as_json:
+        print_json(made)
+        return
+    for network, found in made["findings"].items():
+        masks = "real masks" if found["real_trace"] else "synthetic masks"
+        click.echo(f"{network}, {masks}, at 7/8 noise, relative to dense on unstructured:")
+        for name, row in found["at_7_of_8"].items():
+            click.echo(
+                f"  {name:<22}latency {row['latency_norm']:.3f}   energy {row['energy_norm']:.3f}"
+                f"   EDP {row['edp_norm']:.3f}"
+            )
+    for row in made["sweeps"]["bandwidth"] if sweeps else ():
+        width = f"{row['bytes_per_cycle']} B/cycle" if row["bytes_per_cycle"] else "no limit"
+        click.echo(
+            f"{made['sweeps']['network']} on {row['machine']}, {row['scheme']}, off-chip {width}"
+            f" ({row['accounting']}): latency {row['latency_over_dense']:.3f} of dense likewise"
+        )
+    click.echo(
+        f"energy and area of logic are assumed; written to {output} in {made['wall_s']:.0f} s"
+    )
 
 
 @click.command()
@@ -184,4 +271,4 @@ def _summary(made: Mapping[str, Any], output: Path) -> str:
     )
 
 
-VERBS = (run, verilog, energy)
+VERBS = (figure5, run, verilog, energy)

@@ -117,7 +117,15 @@ def loaded_after(code):
             {"numpy", "pandas", "matplotlib", "torch", "amaranth", "simpy", "pydantic", "yaml"},
             id="help",
         ),
-        pytest.param("import sinai.sim.stream", {"torch", "amaranth", "matplotlib"}, id="sim"),
+        pytest.param(
+            # A name that does not exist: everything is imported, nothing simulated.
+            "from sinai.report import figure5, sweeps, plots, run\n"
+            "from sinai.report.cli import main\n"
+            "assert main(['figure5', '--network', 'none', '-o', 'none']) == 2",
+            {"torch", "amaranth"},
+            id="figure5",
+        ),
+        pytest.param("import sinai.sim.replay", {"torch", "amaranth", "matplotlib"}, id="sim"),
         pytest.param(
             "import sinai.traces.schema",
             {"torch", "amaranth", "simpy", "matplotlib", "pandas"},

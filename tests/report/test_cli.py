@@ -168,6 +168,24 @@ def test_bundled_traces_are_listed_and_found_by_name(capsys):
         assert main(["trace", "info", one["name"]]) == 0
 
 
+def test_figure5_of_one_trace(trace, tmp_path, capsys):
+    out = tmp_path / "figure5"
+    arguments = ["--traces", str(trace), "--network", "tiny", "--no-sweeps", "--workers", "1"]
+    assert main(["figure5", *arguments, "--json", "-o", str(out)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / "summary.json").read_text())
+    assert {path.name for path in out.iterdir()} == {
+        "figure5.csv",
+        "figure5.png",
+        "figure5.svg",
+        "summary.json",
+    }
+    rows = (out / "figure5.csv").read_text().splitlines()
+    assert sum(",structured:7:8," in row for row in rows) == 2
+    assert main(["figure5", *arguments, "--force", "-o", str(out)]) == 0
+    assert "tiny, synthetic masks, at 7/8 noise" in capsys.readouterr().out
+
+
 def test_verilog_writes_files_and_names_them(tmp_path, capsys):
     out = tmp_path / "verilog"
     assert main(["verilog", "structured-small", "-o", str(out)]) == 0
@@ -274,6 +292,11 @@ SYNTH = "trace synth --model tiny --scheme dense -o {new}"
         ("verilog structured -o {old}", "old: exists already; give another name"),
         ("verilog {unknown_key} -o {new}", r"unknown\.yaml: unknown key lane \(value 3\); known"),
         ("energy show --machine {no_yaml}", r"no\.yaml: line 1: not valid YAML"),
+        ("figure5 -o {new} --network resnet19", "network must be one of .* not 'resnet19'"),
+        ("figure5 -o {new} --network tiny --traces {cut}", r"cut\.npz: not a \.npz file"),
+        ("figure5 -o {new} --workers 0", "0 is not in the range"),
+        ("figure5 -o {old}", "old: exists already; give another name"),
+        ("figure5 -o {folder} --force", r"holds files but no figure5\.csv"),
         ("energy", "Usage: sinai energy"),
         ("fly", "No such command 'fly'"),
         ("--fast", "No such option"),
