@@ -1,0 +1,70 @@
+"""CPU seconds and memory of simulating one image, and simulated cycles a CPU second.
+
+Run with `python benchmarks/bench_simulate.py`. Every line is a fresh process, median of three;
+it loads the trace and simulates one image, imports not counted in the seconds but in the memory.
+WRN-34-10 masks are synthetic. Machines differ: compare with the targets in order of magnitude.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from sinai.traces import bundled
+from sinai.traces.synth import synthesise
+
+CHILD = """
+import json, resource, sys, time
+import numpy, pandas
+from sinai.common.machine import load_machine
+from sinai.sim import simulate
+from sinai.traces import load
+began = time.process_time()
+result = simulate(load(sys.argv[1]), load_machine(sys.argv[2]), images=[0])
+seconds = time.process_time() - began
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps([seconds, peak, result.cycles]))
+"""
+
+# Trace, machine, target CPU seconds, target GiB.
+RUNS = [
+    ("resnet18", "unstructured:0.9", "unstructured", 1, 0.3),
+    ("resnet18", "structured:7:8", "structured", 1, 0.3),
+    ("wrn34_10", "unstructured:0.9", "unstructured", 5, 0.5),
+    ("wrn34_10", "structured:7:8", "structured", 5, 0.5),
+]
+
+
+def main() -> None:
+    print(f"{'network':10} {'scheme':17} {'CPU s':>7} {'target':>7} {'GiB':>6} {'target':>7}"
+          f" {'cycles/CPU-s':>13}")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for network, scheme, machine, seconds, gib in RUNS:
+            path = bundled().get(f"{network}-{scheme.replace(':', '-')}")
+            if path is None:
+                path = Path(folder) / f"{network}-{machine}.npz"
+                synthesise(network, scheme).save(path)
+            samples = [
+                json.loads(
+                    subprocess.run(
+                        [sys.executable, "-c", CHILD, str(path), machine],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                    ).stdout
+                )
+                for _ in range(3)
+            ]
+            cpu, peak, cycles = (statistics.median(column) for column in zip(*samples, strict=True))
+            print(
+                f"{network:10} {scheme:17} {cpu:7.3f} {seconds:7} {peak:6.2f} {gib:7}"
+                f" {cycles / cpu:13.3g}"
+            )
+
+
+if __name__ == "__main__":
+    main()
