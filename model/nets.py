@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CIFAR_MEAN", "CIFAR_STD", "MODELS", "Normalize", "PostActivationBlock", "ResNet", "build"]
+from ..common.errors import InputError
+
+__all__ = [
+    "CIFAR_MEAN",
+    "CIFAR_STD",
+    "MODELS",
+    "Normalize",
+    "PostActivationBlock",
+    "ResNet",
+    "build",
+]
 
 #: Per-channel mean and standard deviation of the CIFAR-10 training images in [0, 1].
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -102,10 +112,10 @@ def build(name: str, classes: int = 10) -> ResNet:
 
     Raises
     ------
-    ValueError
+    InputError
         If the name is unknown.
     """
     if name not in MODELS:
-        raise ValueError(f"model must be one of {', '.join(sorted(MODELS))}, not {name!r}")
+        raise InputError(f"model must be one of {', '.join(sorted(MODELS))}, not {name!r}")
     depths, width = MODELS[name]
     return ResNet(depths, width, classes)

@@ -1,8 +1,8 @@
 """Clean training of a network, resumable, with the record of how it was made.
 
-The schedule is a one-cycle SGD with Nesterov momentum (Smith and Topin 2018) over a few epochs whose
-resolution may grow (progressive resizing): early epochs on small images cost a fraction of the last
-ones. Made for small budgets: ResNet-18 on two CPU cores in well under two hours.
+The schedule is a one-cycle SGD with Nesterov momentum (Smith and Topin 2018) over a few epochs
+whose resolution may grow (progressive resizing): early epochs on small images cost a fraction of
+the last ones. Made for small budgets: ResNet-18 on two CPU cores in well under two hours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..common.errors import InputError
 from . import nets
 from .data import Images
 
@@ -63,21 +64,33 @@ class Recipe:
     seed: int = 0
 
 
-def train(recipe: Recipe, data: Images, out: Path, *, progress=None, save_every_s: float = 60.0) -> nn.Module:
+def train(
+    recipe: Recipe,
+    data: Images,
+    out: Path,
+    *,
+    progress: Callable[[int, int, float, float], None] | None = None,
+    save_every_s: float = 60.0,
+    device: str = "auto",
+) -> nn.Module:
     """Train and return a network; `out` holds the state to resume from and the record.
 
-    `out/state.pt` is replaced at most every `save_every_s` seconds; when it exists, training goes on
-    from it and gives the same batches as an uninterrupted run. `progress`, when given, is called as
-    ``progress(step, steps, loss, accuracy)``.
+    `out/state.pt` is replaced at most every `save_every_s` seconds; when it exists, training goes
+    on from it and gives the same batches as an uninterrupted run. `progress`, when given, is called
+    as ``progress(step, steps, loss, accuracy)``. `device` is ``cpu``, ``cuda`` or ``auto``, which
+    takes CUDA where there is one; the network comes back on the CPU.
 
     Raises
     ------
-    ValueError
-        If `out` holds the state of another recipe.
+    InputError
+        If `out` holds the state of another recipe, or there are fewer images than a batch has.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe.seed)
-    net = nets.build(recipe.model, len(data.classes)).to(memory_format=torch.channels_last)
+    net = nets.build(recipe.model, len(data.classes))
+    net = net.to(device, memory_format=torch.channels_last)
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
@@ -87,13 +100,17 @@ def train(recipe: Recipe, data: Images, out: Path, *, progress=None, save_every_
         nesterov=True,
     )
     per_epoch = len(data) // recipe.batch
+    if not per_epoch:
+        raise InputError(
+            f"batch must be at most the {len(data)} images of {data.name}, not {recipe.batch}"
+        )
     steps = per_epoch * len(recipe.resolutions)
     done, spent_s = 0, 0.0
     state_file = out / "state.pt"
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=device)
         if state["recipe"] != json.dumps(asdict(recipe)):
-            raise ValueError(f"{state_file}: holds the state of another recipe; choose another -o")
+            raise InputError(f"{state_file}: holds the state of another recipe; choose another -o")
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         done, spent_s = state["step"], state["spent_s"]
@@ -108,7 +125,8 @@ def train(recipe: Recipe, data: Images, out: Path, *, progress=None, save_every_
         ):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.peak_lr * _one_cycle(step / steps, recipe.warmup)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bfloat16):
+            x, y = x.to(device), y.to(device)
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.bfloat16):
                 logits = net(x)
                 loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
@@ -136,12 +154,13 @@ def train(recipe: Recipe, data: Images, out: Path, *, progress=None, save_every_
         "data": data.name,
         "images": len(data),
         "steps": steps,
+        "device": device,
         "wall_s": round(spent_s + time.monotonic() - started, 1),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
     (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
-    return net
+    return net.cpu()
 
 
 def _one_cycle(done: float, warmup: float) -> float:
@@ -169,7 +188,7 @@ def _batches(
 
 
 def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Shift by up to an eighth of the side in each direction (zero-padded), flip half the images."""
+    """Shift by up to an eighth of the side in each direction (zero-padded), flip half of them."""
     count, _, side, _ = x.shape
     pad = side // 8
     x = F.pad(x, (pad, pad, pad, pad))
@@ -183,7 +202,9 @@ def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, data: Images, indices: Sequence[int] | None = None, batch: int = 250) -> float:
+def accuracy(
+    net: nn.Module, data: Images, indices: Sequence[int] | None = None, batch: int = 250
+) -> float:
     """Return the share of images that `net` (in eval mode) classifies correctly, in [0, 1]."""
     chosen = np.arange(len(data)) if indices is None else np.asarray(indices)
     right = 0
