@@ -6,6 +6,7 @@ What a verb needs is imported when the verb runs, so that `--version` and `--hel
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -56,8 +57,10 @@ for _verb in (*verbs_machine.VERBS, *verbs_trace.VERBS, *verbs_model.VERBS):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (of the process by default) and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    typed = shlex.join(["sinai", *words])  # kept in results
     try:
-        return sinai.main(args=argv, prog_name="sinai", standalone_mode=False) or 0
+        return sinai.main(args=words, prog_name="sinai", standalone_mode=False, obj=typed) or 0
     except click.ClickException as error:
         error.show()
         return 2

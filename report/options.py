@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +26,6 @@ __all__ = [
     "machine_option",
     "need_torch",
     "print_json",
-    "progress_bar",
     "trace_argument",
     "trace_path",
 ]
@@ -99,22 +96,11 @@ def trace_path(text: str) -> Path:
 
 def command_line() -> str:
     """The command as it was typed, to be kept in results."""
-    return shlex.join(["sinai", *sys.argv[1:]])
+    return click.get_current_context().find_root().obj
 
 
 def print_json(record: Any) -> None:
     click.echo(json.dumps(record, indent=2, allow_nan=False))
-
-
-def progress_bar(what: str) -> Callable[[int, int], None]:
-    """A function of (done, total) that keeps one line on a terminal's standard error up to date."""
-    shown = sys.stderr.isatty()
-
-    def show(done: int, total: int) -> None:
-        if shown:
-            click.echo(f"\r{what}: {done} of {total}", err=True, nl=done == total)
-
-    return show
 
 
 def need_torch(verb: str) -> None:
