@@ -1,37 +1,48 @@
-"""What the tests of the hardware share: a bounded simulation and a cycle-by-cycle driver."""
+"""What the tests of the hardware share: a bounded, cycle-by-cycle test bench."""
 
 import pytest
 from amaranth.sim import Simulator
 
 
-def run(dut, cycles, outputs, *, drain=0, limit=5000):
-    """Put the ports of `cycles` (one dict a cycle) on `dut`, then `drain` cycles of its idle ports.
+class Bench:
+    """Drives the ports of `dut`, which has a port `valid`, and watches `outputs`, by port name.
 
-    Return, for each cycle, the tuple of `outputs` as the next clock edge sees them. A port that a
-    dict leaves out keeps its value, except `valid`, which falls. More than `limit` cycles in all
-    are refused, so that a failure is cheap to shrink.
+    May be called many times: each call starts from reset, and spares building the simulator anew.
     """
-    total = len(cycles) + drain
-    assert total <= limit, f"{total} cycles are more than the limit of {limit}"
-    watched = [getattr(dut, name) for name in outputs]
-    seen = []
 
-    async def testbench(ctx):
-        for values in [*cycles, *[{}] * drain]:
-            ctx.set(dut.valid, 0)
+    def __init__(self, dut, outputs):
+        self.dut = dut
+        self.watched = [getattr(dut, name) for name in outputs]
+        self.cycles, self.seen = [], None
+        self.sim = Simulator(dut)
+        self.sim.add_clock(1e-6)
+        self.sim.add_testbench(self._drive)
+
+    def __call__(self, cycles, *, drain=0, limit=1000):
+        """Put the ports of `cycles` (one dict a cycle) on the design, then idle for `drain` cycles.
+
+        Return, for each cycle, the tuple of outputs as the next clock edge sees them. A port that a
+        dict leaves out keeps its value, except `valid`, which falls. More than `limit` cycles in
+        all are refused, so that a failure is cheap to shrink.
+        """
+        self.cycles = [*cycles, *[{}] * drain]
+        assert len(self.cycles) <= limit, f"{len(self.cycles)} cycles, more than {limit}"
+        if self.seen is not None:
+            self.sim.reset()
+        self.seen = []
+        self.sim.run()
+        return self.seen
+
+    async def _drive(self, ctx):
+        for values in self.cycles:
+            ctx.set(self.dut.valid, 0)
             for name, value in values.items():
-                ctx.set(getattr(dut, name), value)
-            _clock, _reset, *values = await ctx.tick().sample(*watched)
-            seen.append(tuple(int(value) for value in values))
-
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    sim.add_testbench(testbench)
-    sim.run()
-    return seen
+                ctx.set(getattr(self.dut, name), value)
+            _clock, _reset, *outputs = await ctx.tick().sample(*self.watched)
+            self.seen.append(tuple(int(value) for value in outputs))
 
 
 @pytest.fixture(scope="session")
-def simulate():
-    """The function `run`, for tests under Hypothesis too."""
-    return run
+def bench():
+    """The class `Bench`."""
+    return Bench

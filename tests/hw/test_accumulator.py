@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from sinai.common.contract import CONTRACT
 from sinai.hw.accumulator import Accumulators
 
+OUTPUTS = ["o_valid", "o_address", "o_sum"]
+
 LOW, HIGH = -(1 << 47), (1 << 47) - 1
 
 
@@ -17,13 +19,13 @@ def term(address, value, *, first=0, last=0):
     return {"valid": 1, "address": address, "term": value, "first": first, "last": last}
 
 
-def totals(simulate, dut, cycles):
+def totals(bench, cycles, **limits):
     """The (cycle, address, sum) of every total that came out."""
-    seen = simulate(dut, cycles, ["o_valid", "o_address", "o_sum"], drain=dut.latency + 2)
+    seen = bench(cycles, drain=bench.dut.latency + 2, **limits)
     return [(cycle, *rest) for cycle, (valid, *rest) in enumerate(seen) if valid]
 
 
-def test_first_ignores_and_last_keeps_what_is_stored(simulate):
+def test_first_ignores_and_last_keeps_what_is_stored(bench):
     """5 is stored; 3 leaves as 8, unstored; 1 leaves as 6; 4 as first and last leaves as 4."""
     cycles = [
         term(2, 5, first=1),
@@ -33,7 +35,7 @@ def test_first_ignores_and_last_keeps_what_is_stored(simulate):
         term(2, 0, last=1),
     ]
     latency = CONTRACT.accumulate
-    assert totals(simulate, Accumulators(34, 8), cycles) == [
+    assert totals(bench(Accumulators(34, 8), OUTPUTS), cycles) == [
         (1 + latency, 2, 8),
         (2 + latency, 2, 6),
         (3 + latency, 2, 4),
@@ -52,27 +54,38 @@ def test_first_ignores_and_last_keeps_what_is_stored(simulate):
         pytest.param([HIGH, 1], LOW, id="wraps past the largest"),
     ],
 )
-def test_extremes_by_hand(simulate, terms, total):
+def test_extremes_by_hand(bench, terms, total):
     ends = len(terms) - 1
     cycles = [term(7, v, first=i == 0, last=i == ends) for i, v in enumerate(terms)]
-    assert [value for *_, value in totals(simulate, Accumulators(48, 8), cycles)] == [total]
+    assert [value for *_, value in totals(bench(Accumulators(48, 8), OUTPUTS), cycles)] == [total]
 
 
-def test_same_total_back_to_back(simulate):
+def test_same_total_back_to_back(bench):
     """1 + 2 + ... + 100 = 5050, one term a cycle into the same total."""
     cycles = [term(3, v, first=v == 1, last=v == 100) for v in range(1, 101)]
-    assert totals(simulate, Accumulators(34, 4), cycles) == [(99 + CONTRACT.accumulate, 3, 5050)]
+    assert totals(bench(Accumulators(34, 4), OUTPUTS), cycles) == [
+        (99 + CONTRACT.accumulate, 3, 5050)
+    ]
 
 
-def test_totals_are_independent(simulate):
+def test_totals_are_independent(bench):
     """Total n of 8 gets n, 10 n, 100 n in turn, and gives 111 n."""
     cycles = [
         term(n, n * 10**step, first=step == 0, last=step == 2)
         for step in range(3)
         for n in range(8)
     ]
-    given_out = totals(simulate, Accumulators(34, 8), cycles)
+    given_out = totals(bench(Accumulators(34, 8), OUTPUTS), cycles)
     assert [(address, value) for _, address, value in given_out] == [(n, 111 * n) for n in range(8)]
+
+
+@pytest.fixture(scope="module")
+def benches(bench):
+    """Four totals, for each number of cycles to accumulate."""
+    return {
+        cycles: bench(Accumulators(34, 4, contract=replace(CONTRACT, accumulate=cycles)), OUTPUTS)
+        for cycles in (1, 2, 3)
+    }
 
 
 @st.composite
@@ -95,7 +108,7 @@ def schedules(draw):
 
 @given(schedules(), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_any_order(simulate, schedule, accumulate):
+def test_any_order(benches, schedule, accumulate):
     """A dictionary of Python integers gives the same totals, `accumulate` cycles later.
 
     The schedule is stretched so that terms are as far apart as the contract asks.
@@ -112,18 +125,17 @@ def test_any_order(simulate, schedule, accumulate):
         else:
             stored[address] = total
         cycles += [term(address, value, first=first, last=last)] + [{}] * (accumulate - 1)
-    dut = Accumulators(34, 4, contract=replace(CONTRACT, accumulate=accumulate))
-    assert totals(simulate, dut, cycles) == expected
+    assert totals(benches[accumulate], cycles) == expected
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_distance_of_the_contract_is_needed(simulate, accumulate):
+def test_distance_of_the_contract_is_needed(bench, accumulate):
     """One cycle closer than the contract allows, and the second term misses the first."""
     contract = replace(CONTRACT, accumulate=accumulate)
     for distance, total in ((accumulate, 3), (accumulate - 1, 2)):
         dut = Accumulators(34, 4, contract=contract)
         cycles = [term(0, 1, first=1), *[{}] * (distance - 1), term(0, 2, last=1)]
-        assert totals(simulate, dut, cycles) == [(distance + accumulate, 0, total)]
+        assert totals(bench(dut, OUTPUTS), cycles) == [(distance + accumulate, 0, total)]
 
 
 @pytest.mark.parametrize(

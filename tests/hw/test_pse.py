@@ -11,6 +11,8 @@ from sinai.common.contract import CONTRACT
 from sinai.hw.pse import PSE, Precision
 from sinai.hw.words import pack
 
+OUTPUTS = ["o_valid", "sum"]
+
 INT16 = st.sampled_from([0, 1, -1, -32768, 32767]) | st.integers(-32768, 32767)
 INT4 = st.sampled_from([0, 1, -1, -8, 7]) | st.integers(-8, 7)
 
@@ -30,15 +32,19 @@ def narrow(x, w):
     return {"valid": 1, "mode": Precision.INT4, "x": pack(x, 4), "w": pack(w, 4)}
 
 
-def results(simulate, cycles, dut=None):
+def results(bench, cycles):
     """The (cycle, sum) of every valid output."""
-    dut = PSE() if dut is None else dut
-    seen = simulate(dut, cycles, ["o_valid", "sum"], drain=dut.latency + 2)
+    seen = bench(cycles, drain=bench.dut.latency + 2)
     return [(cycle, value) for cycle, (valid, value) in enumerate(seen) if valid]
 
 
-def sums(simulate, cycles):
-    return [value for _, value in results(simulate, cycles)]
+def sums(bench, cycles):
+    return [value for _, value in results(bench, cycles)]
+
+
+@pytest.fixture(scope="module")
+def pse(bench):
+    return bench(PSE(), OUTPUTS)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +59,8 @@ def sums(simulate, cycles):
         pytest.param(32767, 32767, 1073676289, id="32767 * 32767 = 2**30 - 2**16 + 1"),
     ],
 )
-def test_product_by_hand(simulate, x, w, product):
-    assert sums(simulate, [wide(x, w), wide(w, x)]) == [product, product]
+def test_product_by_hand(pse, x, w, product):
+    assert sums(pse, [wide(x, w), wide(w, x)]) == [product, product]
 
 
 @pytest.mark.parametrize(
@@ -67,28 +73,32 @@ def test_product_by_hand(simulate, x, w, product):
         pytest.param([1, -1] * 8, [3, 3] * 8, 0, id="cancels"),
     ],
 )
-def test_sum_by_hand(simulate, x, w, total):
-    assert sums(simulate, [narrow(x, w)]) == [total]
+def test_sum_by_hand(pse, x, w, total):
+    assert sums(pse, [narrow(x, w)]) == [total]
 
 
 @pytest.mark.parametrize("position", range(16))
-def test_every_small_product_at_every_position(simulate, position):
-    """All 256 operand pairs of one multiplier, the other fifteen at zero."""
+def test_every_small_product_at_every_position(pse, position):
+    """All 256 operand pairs of one multiplier; the others get 0 and something else than w."""
     pairs = [(x, w) for x in range(-8, 8) for w in range(-8, 8)]
-    cycles = [narrow([x if p == position else 0 for p in range(16)], [w] * 16) for x, w in pairs]
-    assert sums(simulate, cycles) == [x * w for x, w in pairs]
+    here = [p == position for p in range(16)]
+    cycles = [
+        narrow([x if at else 0 for at in here], [w if at else -1 - w for at in here])
+        for x, w in pairs
+    ]
+    assert sums(pse, cycles) == [x * w for x, w in pairs]
 
 
 @pytest.mark.parametrize("i", range(4))
 @pytest.mark.parametrize("j", range(4))
-def test_every_nibble_product_in_16_bit_mode(simulate, i, j):
+def test_every_nibble_product_in_16_bit_mode(pse, i, j):
     """Nibble i times nibble j, all 256 pairs: every multiplier works, signed where it is a top."""
 
     def value(nibble, place):
         return (nibble - 16 if place == 3 and nibble >= 8 else nibble) * 16**place
 
     pairs = [(value(x, i), value(w, j)) for x in range(16) for w in range(16)]
-    assert sums(simulate, [wide(x, w) for x, w in pairs]) == [x * w for x, w in pairs]
+    assert sums(pse, [wide(x, w) for x, w in pairs]) == [x * w for x, w in pairs]
 
 
 @st.composite
@@ -107,32 +117,32 @@ def operations(draw):
 
 @given(st.lists(operations(), min_size=1, max_size=30))
 @settings(max_examples=40, deadline=None)
-def test_agrees_with_reference(simulate, listed):
+def test_agrees_with_reference(pse, listed):
     """Any operands, modes changing every cycle, bubbles: right values, `latency` cycles later."""
     expected = [
         (cycle + CONTRACT.pse, total)
         for cycle, (_, total) in enumerate(listed)
         if total is not None
     ]
-    assert results(simulate, [ports for ports, _ in listed]) == expected
+    assert results(pse, [ports for ports, _ in listed]) == expected
 
 
 @pytest.mark.parametrize(("multiply", "combine"), [(1, 1), (2, 1), (1, 3), (0, 1), (1, 0)])
-def test_latency_follows_the_contract(simulate, multiply, combine):
+def test_latency_follows_the_contract(bench, multiply, combine):
     contract = replace(CONTRACT, pse_multiply=multiply, pse_combine=combine)
     dut = PSE(contract=contract)
     assert dut.latency == multiply + combine
     cycles = [wide(-3, 5), {}, narrow([2] * 16, [3] * 16), wide(7, 7)]
     latency = multiply + combine
-    assert results(simulate, cycles, dut) == [
+    assert results(bench(dut, OUTPUTS), cycles) == [
         (0 + latency, -15),
         (2 + latency, 96),
         (3 + latency, 49),
     ]
 
 
-def test_sum_holds_between_results(simulate):
+def test_sum_holds_between_results(pse):
     """Idle cycles load no register, whatever the operand ports do meanwhile."""
     idle = {"mode": Precision.INT4, "x": (1 << 64) - 1, "w": (1 << 64) - 1}
-    seen = simulate(PSE(), [wide(6, 7), idle, idle, idle, idle], ["o_valid", "sum"])
+    seen = pse([wide(6, 7), idle, idle, idle, idle])
     assert seen[CONTRACT.pse :] == [(1, 42), *[(0, 42)] * (4 - CONTRACT.pse)]

@@ -14,6 +14,8 @@ from sinai.hw.pse import Precision
 from sinai.hw.vpu import VPU
 from sinai.hw.words import pack
 
+OUTPUTS = ["o_valid", "o_address", "o_sum"]
+
 INT16 = st.sampled_from([0, 1, -1, -32768, 32767]) | st.integers(-32768, 32767)
 INT4 = st.sampled_from([0, 1, -1, -8, 7]) | st.integers(-8, 7)
 BITS = {Precision.INT16: 16, Precision.INT4: 4}
@@ -32,39 +34,45 @@ def beat(mode, x, weights, *, address=0, first=False, last=False):
     }
 
 
-def totals(simulate, dut, cycles):
+def totals(bench, cycles, **limits):
     """The (cycle, address, sum) of every dot product that came out."""
-    seen = simulate(dut, cycles, ["o_valid", "o_address", "o_sum"], drain=dut.latency + 2)
+    seen = bench(cycles, drain=bench.dut.latency + 2, **limits)
     return [(cycle, *rest) for cycle, (valid, *rest) in enumerate(seen) if valid]
 
 
-def test_dot_product_by_hand(simulate):
+@pytest.fixture(scope="module")
+def vpu(bench):
+    """Two PSEs and four accumulators."""
+    return bench(VPU(2, 4), OUTPUTS)
+
+
+def test_dot_product_by_hand(bench):
     """(1, 2, 3, 4) . (5, 6, 7, 8) = 70, then + (-1, 0, 0, 1) . (100, 9, 9, 200) = 170."""
     cycles = [
         beat(Precision.INT16, [1, 2, 3, 4], [5, 6, 7, 8], address=5, first=True),
         beat(Precision.INT16, [-1, 0, 0, 1], [100, 9, 9, 200], address=5, last=True),
     ]
-    assert totals(simulate, VPU(4, 8), cycles) == [(1 + CONTRACT.vpu, 5, 170)]
+    assert totals(bench(VPU(4, 8), OUTPUTS), cycles) == [(1 + CONTRACT.vpu, 5, 170)]
 
 
-def test_every_int4_counts_once(simulate):
+def test_every_int4_counts_once(bench):
     """Sixteen int4 a PSE: only number n is not zero, and gives 7 * -8 = -56 for every n."""
     cycles = [
         beat(Precision.INT4, [7 * (n == i) for i in range(32)], [-8] * 32, first=True, last=True)
         for n in range(32)
     ]
-    assert [value for *_, value in totals(simulate, VPU(2, 8), cycles)] == [-56] * 32
+    assert [value for *_, value in totals(bench(VPU(2, 8), OUTPUTS), cycles)] == [-56] * 32
 
 
-def test_largest_sum_of_a_layer(simulate):
+def test_largest_sum_of_a_layer(bench):
     """32764 products of -32768 * -32768, the deepest layer in whole beats: 32764 * 2**30."""
     beats = 32767 // 4
     edge = [-32768] * 4
     cycles = [
         beat(Precision.INT16, edge, edge, first=n == 0, last=n == beats - 1) for n in range(beats)
     ]
-    seen = simulate(VPU(4, 8), cycles, ["o_valid", "o_sum"], drain=10, limit=9000)
-    assert [value for valid, value in seen if valid] == [beats * 4 * 2**30]
+    given_out = totals(bench(VPU(4, 8), OUTPUTS), cycles, limit=9000)
+    assert [value for *_, value in given_out] == [beats * 4 * 2**30]
 
 
 @st.composite
@@ -106,19 +114,18 @@ def reference(schedule, latency):
 
 @given(schedules(pses=2, accumulators=4))
 @settings(max_examples=40, deadline=None)
-def test_agrees_with_reference(simulate, schedule):
+def test_agrees_with_reference(vpu, schedule):
     """Any beats, modes, addresses and bubbles: right totals, in order, `latency` cycles later."""
     cycles = [
         {} if entry is None else beat(*entry[:3], address=entry[3], first=entry[4], last=entry[5])
         for entry in schedule
     ]
-    dut = VPU(2, 4)
-    assert dut.latency == CONTRACT.vpu
-    assert totals(simulate, dut, cycles) == reference(schedule, CONTRACT.vpu)
+    assert vpu.dut.latency == CONTRACT.vpu
+    assert totals(vpu, cycles) == reference(schedule, CONTRACT.vpu)
 
 
 @pytest.mark.parametrize("pses", [1, 3, 8])
-def test_any_number_of_pses(simulate, pses):
+def test_any_number_of_pses(bench, pses):
     """A tree of any width, random beats of a fixed seed."""
     random = np.random.default_rng(pses)
     schedule = []
@@ -128,11 +135,11 @@ def test_any_number_of_pses(simulate, pses):
         numbers = random.integers(-(1 << (bits - 1)), 1 << (bits - 1), (2, count)).tolist()
         schedule.append((mode, *numbers, 1, True, True))
     cycles = [beat(*e[:3], address=e[3], first=e[4], last=e[5]) for e in schedule]
-    assert totals(simulate, VPU(pses, 2), cycles) == reference(schedule, CONTRACT.vpu)
+    assert totals(bench(VPU(pses, 2), OUTPUTS), cycles) == reference(schedule, CONTRACT.vpu)
 
 
 @pytest.mark.parametrize("stage", ["pse_multiply", "pse_combine", "tree", "accumulate"])
-def test_latency_follows_the_contract(simulate, stage):
+def test_latency_follows_the_contract(bench, stage):
     """One more cycle in any stage of the contract is one more cycle of the VPU."""
     contract = replace(CONTRACT, **{stage: getattr(CONTRACT, stage) + 1})
     cycles = [
@@ -142,7 +149,7 @@ def test_latency_follows_the_contract(simulate, stage):
         beat(Precision.INT4, [1] * 32, [-1] * 32, address=1, last=True),
     ]
     dut = VPU(2, 4, contract=contract)
-    assert totals(simulate, dut, cycles) == [(3 + CONTRACT.vpu + 1, 1, 31 - 32)]
+    assert totals(bench(dut, OUTPUTS), cycles) == [(3 + CONTRACT.vpu + 1, 1, 31 - 32)]
 
 
 @pytest.mark.parametrize(
