@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from sinai.common.errors import InputError
 from sinai.report import points as points_module
+from sinai.report import sweeps as sweeps_module
 from sinai.report.bitops import bitops
 from sinai.report.figure5 import CAPTION, figure5, redraw
 from sinai.report.findings import findings, normalise, real_against_synthetic, same_ratio
@@ -82,11 +83,12 @@ def test_bitops_column_by_hand(tiny):
     assert found.tolist() == pytest.approx([expected] * 2)
 
 
-def test_ideal_never_takes_more_cycles(tiny):
+def test_ideal_takes_fewer_cycles_and_never_stalls(tiny):
     _, _, table = tiny
     real = table[table["machine"] == "unstructured"].set_index("scheme")["cycles"]
     ideal = table[table["machine"] == "unstructured-ideal"].set_index("scheme")["cycles"]
-    assert (ideal <= real[ideal.index]).all()
+    assert (ideal < real[ideal.index]).all()
+    assert (table.loc[table["machine"] == "unstructured-ideal", "stall_cycles"] == 0).all()
 
 
 def test_summary_says_what_it_rests_on(tiny):
@@ -175,7 +177,16 @@ def test_real_against_synthetic_by_hand():
     assert [each["relative_error"] for each in found] == [-0.25]
 
 
-def test_real_traces_are_used_and_compared(trace_of, tmp_path):
+def test_real_traces_are_used_and_compared(trace_of, tmp_path, monkeypatch):
+    """8 x 1 x 4 and 16 x 1 x 4 channels and pixels: 4 and 8 essential neurons in the first image,
+    twice as many in the second, hence 6 and 12 on average."""
+    asked = []
+    synthesise = points_module.synthesise
+    monkeypatch.setattr(
+        points_module,
+        "synthesise",
+        lambda *args, **named: asked.append((args, named)) or synthesise(*args, **named),
+    )
     path = tmp_path / "pair.npz"
     trace_of(synthetic=False).save(path)
     planned = jobs([path], ["pair"])
@@ -187,6 +198,9 @@ def test_real_traces_are_used_and_compared(trace_of, tmp_path):
         "structured",
     ]
     assert all(record["real_trace"] and record["images"] == 2 for record in records)
+    layers = trace_of().layers
+    assert {record["bitops"] for record in records} == {bitops(layers, [6, 12])}
+    assert asked == [(("pair", "unstructured:0.875", 2, 0), {"layers": layers})]
     assert records[0]["synthetic_cycles"] > 0
     assert "synthetic_cycles" not in records[2]
 
@@ -220,9 +234,26 @@ def test_sweeps_hold_the_published_machines():
     assert {case.projection for case in cases([])} == {"", "patch", "tap"}
 
 
+def test_sweeps_name_the_best(monkeypatch):
+    """Two windows and the bound: the wider window wins, the bound does not count."""
+    chosen = [case for case in cases([]) if case.sweep == "window" and case.placement]
+    chosen = [
+        case for case in chosen if case.ideal or case.overrides[0] in ("window=1", "window=8")
+    ]
+    bandwidth = [case for case in cases([]) if case.sweep == "bandwidth" and not case.overrides]
+    monkeypatch.setattr(sweeps_module, "cases", lambda jobs: chosen + bandwidth)
+    found = sweeps_module.sweeps([], workers=1, progress=False)
+    assert found["window"]["best_edp"] == {"unstructured": "window=8"}
+    best = min(found["window"]["rows"], key=lambda row: row["edp_js"])
+    assert best["ideal"] is True
+    assert [row["machine"] for row in found["bandwidth"]] == ["unstructured", "structured"]
+    for each in found["bandwidth"]:
+        assert each["latency_over_dense"] == each["latency_over_resident_dense"] < 0.5
+
+
 def test_panel_draws_what_it_is_given(tiny):
     _, _, table = tiny
-    ax = panel(table, "latency_norm", Figure().subplots())
+    ax = panel(table.sample(frac=1, random_state=0), "latency_norm", Figure().subplots())
     assert [line.get_label() for line in ax.lines] == [series.label for series in SERIES]
     for line, series in zip(ax.lines, SERIES, strict=True):
         rows = select(table, series)
