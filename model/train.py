@@ -85,7 +85,6 @@ def train(
     InputError
         If `out` holds the state of another recipe, or there are fewer images than a batch has.
     """
-    out.mkdir(parents=True, exist_ok=True)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe.seed)
@@ -115,6 +114,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         done, spent_s = state["step"], state["spent_s"]
 
+    out.mkdir(parents=True, exist_ok=True)
     images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     started = saved = time.monotonic()
     net.train()

@@ -19,6 +19,7 @@ __all__ = [
     "as_json",
     "assignments",
     "command_line",
+    "data_option",
     "directory",
     "file",
     "force",
@@ -26,6 +27,7 @@ __all__ = [
     "machine_option",
     "need_torch",
     "print_json",
+    "projection_option",
     "trace_argument",
     "trace_path",
 ]
@@ -40,6 +42,22 @@ assignments = click.option(
     help="Change a value of the machine, such as dma.bytes_per_cycle=16. Repeatable.",
 )
 trace_argument = click.argument("trace", metavar="TRACE")
+
+
+data_option = click.option(
+    "--data",
+    metavar="KIND:PATH",
+    required=True,
+    help="Data set: imagefolder:DIR with DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE, or"
+    " npz:FILE.",
+)
+projection_option = click.option(
+    "--projection",
+    type=click.Choice(["patch", "tap"]),
+    default="patch",
+    show_default=True,
+    help="Form of P: over the whole window, as in the paper, or one matrix shared by all taps.",
+)
 
 
 def machine_option(**default: str) -> Callable[[Any], Any]:

@@ -1,3 +1,236 @@
-"""The verbs of the model side."""
+"""The verbs of the model side: train, distill, evaluate."""
 
-VERBS = ()
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..common.errors import InputError
+from .options import (
+    as_json,
+    data_option,
+    directory,
+    force,
+    need_torch,
+    print_json,
+    projection_option,
+)
+from .output import fresh_directory
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+__all__ = ["VERBS"]
+
+
+class _Sides(click.ParamType):
+    """Whole numbers with commas between them."""
+
+    name = "sides"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = value.split(",")
+        if not all(word.strip().isdecimal() and 8 <= int(word) <= 1024 for word in words):
+            self.fail(f"{value!r}: give sides of 8 to 1024 pixels, such as 16,24,32", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+@click.command()
+@click.option("--model", default="resnet18", show_default=True, help="resnet18 or tiny.")
+@data_option
+@click.option(
+    "--resolutions",
+    type=_Sides(),
+    metavar="N,N,...",
+    default="16,16,24,24,32,32",
+    show_default=True,
+    help="Side of the training images in pixels, one number an epoch.",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=128, show_default=True, help="Images a step."
+)
+@click.option(
+    "--peak-lr",
+    type=click.FloatRange(0, min_open=True),
+    default=0.2,
+    show_default=True,
+    help="Learning rate at the top of the one-cycle schedule.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the weights, the order of the images and the augmentation.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto takes CUDA where there is one.",
+)
+@directory()
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run in the same directory.")
+def train(
+    model: str,
+    data: str,
+    resolutions: tuple[int, ...],
+    batch: int,
+    peak_lr: float,
+    seed: int,
+    device: str,
+    output: Path,
+    resume: bool,
+) -> None:
+    """Train a network from scratch.
+
+    DIR gets state.pt, from which an interrupted run goes on with --resume, and record.json, which
+    says how it was made. `sinai distill` makes a checkpoint of it.
+
+    \b
+    Example:
+      sinai train --data imagefolder:cifar10 -o trained
+    """
+    need_torch("train")
+    from ..model.data import load
+    from ..model.train import Recipe
+    from ..model.train import train as run_training
+
+    if output.exists() and not resume:
+        raise InputError(f"-o {output}: exists already; give another name, or --resume to go on")
+    if resume and not (output / "state.pt").exists():
+        raise InputError(f"-o {output}: holds no state.pt to go on from; leave out --resume")
+    recipe = Recipe(model=model, resolutions=resolutions, batch=batch, peak_lr=peak_lr, seed=seed)
+    images = load(data, "train")
+    with _bar("training") as bar:
+
+        def show(done: int, steps: int, loss: float, hit: float) -> None:
+            _advance(bar, done, steps)
+            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{hit:.2f}", refresh=False)
+
+        run_training(recipe, images, output, progress=show, device=device)
+    click.echo(f"{output}: {model} trained on {len(images)} images of {images.name}")
+
+
+@click.command()
+@click.argument("trained", metavar="TRAINED", type=click.Path(path_type=Path))
+@data_option
+@click.option(
+    "--images", default=10_000, show_default=True, help="Training images to distil on, at most."
+)
+@click.option("--seed", default=0, show_default=True, help="Of P and of the sample of images.")
+@directory()
+@force
+def distill(trained: Path, data: str, images: int, seed: int, output: Path, force: bool) -> None:
+    """Make a SINAI checkpoint of a trained network.
+
+    TRAINED is the directory that `sinai train` wrote. Scales are calibrated, the 4-bit noise
+    weights of every layer are fitted to the frozen network's own activations, and everything is
+    written in inference precision: DIR gets checkpoint.json and part-*.npz.
+
+    \b
+    Example:
+      sinai distill trained --data imagefolder:cifar10 -o checkpoint
+    """
+    need_torch("distill")
+    from ..model.distill import distill as make
+
+    with (
+        fresh_directory(output, marker="checkpoint.json", force=force) as aside,
+        _bar("distilling") as bar,
+    ):
+        make(
+            trained,
+            data,
+            aside,
+            images=images,
+            seed=seed,
+            progress=lambda done, of: _advance(bar, done, of),
+        )
+    click.echo(f"{output}: checkpoint of {trained}")
+
+
+@click.command()
+@click.argument("checkpoint", metavar="CHECKPOINT")
+@data_option
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="Images of the test split, spread evenly over it; all if it has fewer.",
+)
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    help="Noise scheme, such as structured:7:8. Repeatable; by default dense, unstructured:0.5 and"
+    " 0.9, structured:4:8 and 7:8.",
+)
+@projection_option
+@as_json
+def evaluate(
+    checkpoint: str,
+    data: str,
+    images: int,
+    schemes: tuple[str, ...],
+    projection: str,
+    as_json: bool,
+) -> None:
+    """Measure the accuracy of a checkpoint under noise schemes.
+
+    CHECKPOINT is a directory or the name of a bundled one. Accuracy is given of the PyTorch network
+    and of the accelerator's integers, with the share of images on which both agree.
+
+    \b
+    Example:
+      sinai evaluate checkpoint --data imagefolder:cifar10 --images 500 --scheme structured:7:8
+    """
+    need_torch("evaluate")
+    from ..model.checkpoint import load
+    from ..model.data import load as load_data
+    from ..model.evaluate import SCHEMES, accuracy_table
+
+    loaded = load(checkpoint)
+    test = load_data(data, "test")
+    with _bar("evaluating") as bar:
+        rows = accuracy_table(
+            loaded,
+            test,
+            min(images, len(test)),
+            schemes or SCHEMES,
+            projections=(projection,),
+            progress=lambda done, of: _advance(bar, done, of),
+        )
+    if as_json:
+        print_json(rows)
+        return
+    click.echo(f"{'scheme':<20}{'images':>8}{'PyTorch':>10}{'integers':>10}{'agree':>8}")
+    for row in rows:
+        click.echo(
+            f"{row['scheme']:<20}{row['images']:>8}{row['floating']:>10.4f}{row['integer']:>10.4f}"
+            f"{row['agreement']:>8.4f}"
+        )
+
+
+def _bar(what: str) -> tqdm:
+    """A progress bar on standard error, if that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(desc=what, disable=not sys.stderr.isatty())
+
+
+def _advance(bar: tqdm, done: int, of: int) -> None:
+    bar.total = of
+    bar.update(done - bar.n)
+
+
+VERBS = (train, distill, evaluate)

@@ -6,10 +6,29 @@ from pathlib import Path
 
 import click
 
-from .options import as_json, command_line, file, force, print_json, trace_argument, trace_path
+from ..common.errors import InputError
+from .options import (
+    as_json,
+    command_line,
+    data_option,
+    file,
+    force,
+    need_torch,
+    print_json,
+    projection_option,
+    trace_argument,
+    trace_path,
+)
 from .output import fresh_file
 
 __all__ = ["VERBS"]
+
+scheme_option = click.option(
+    "--scheme",
+    required=True,
+    help="dense, unstructured:RATIO (share of noisy neurons, 0 to 1) or structured:Q:8 (Q noisy of"
+    " every 8 channels).",
+)
 
 
 @click.group()
@@ -21,14 +40,90 @@ def trace() -> None:
     """
 
 
+@trace.command("export")
+@click.option(
+    "--checkpoint", required=True, help="Directory of a checkpoint, or the name of a bundled one."
+)
+@click.option("--model", help="Refuse a checkpoint of another network than this.")
+@data_option
+@scheme_option
+@click.option(
+    "--images",
+    default=1,
+    show_default=True,
+    help="How many images of the test split, spread evenly over it.",
+)
+@click.option(
+    "--calibration",
+    type=click.IntRange(0),
+    default=64,
+    show_default=True,
+    help="Images of the training split from which each channel's density is estimated, which the"
+    " unstructured machine places its channels by.",
+)
+@projection_option
+@file
+@force
+def export(
+    checkpoint: str,
+    model: str | None,
+    data: str,
+    scheme: str,
+    images: int,
+    calibration: int,
+    projection: str,
+    output: Path,
+    force: bool,
+) -> None:
+    """Export the masks that a network computes on images.
+
+    The network runs in the accelerator's integers: the same arguments give the same masks on every
+    computer.
+
+    \b
+    Example:
+      sinai trace export --checkpoint tiny --data npz:images.npz --scheme structured:7:8 -o real.npz
+    """
+    need_torch("trace export")
+    from ..model.checkpoint import load
+    from ..model.data import load as load_data
+    from ..model.evaluate import spread
+    from ..model.export import export as export_masks
+
+    with fresh_file(output, force=force) as aside:
+        loaded = load(checkpoint)
+        if model not in (None, loaded.manifest.network):
+            raise InputError(
+                f"--model {model}: checkpoint {checkpoint} is of {loaded.manifest.network}; give"
+                " that, or leave out --model"
+            )
+        test = load_data(data, "test")
+        chosen = test.take(spread(len(test), images))
+        others = None
+        if calibration:
+            train = load_data(data, "train")
+            others = train.take(spread(len(train), min(calibration, len(train)))).images
+        made = export_masks(
+            loaded,
+            chosen.images,
+            scheme,
+            indices=chosen.origin,
+            labels=chosen.labels,
+            calibration=others,
+            projection=projection,
+            data=test.name,
+            command=command_line(),
+        )
+        made.save(aside)
+    click.echo(
+        f"{output}: masks of {made.manifest.network}, {made.scheme}, {made.images} image(s) of"
+        f" {made.manifest.data}, {made.manifest.noise_measured:.4f} noisy"
+    )
+
+
 @trace.command("synth")
 @click.option("--model", required=True, help="tiny, resnet18, wrn34_10, resnet50 or vit_b16.")
-@click.option(
-    "--scheme",
-    required=True,
-    help="dense, unstructured:RATIO (share of noisy neurons, 0 to 1) or structured:Q:8 (Q noisy of"
-    " every 8 channels).",
-)
+@scheme_option
 @click.option("--images", default=1, show_default=True, help="How many, at least 1.")
 @click.option("--seed", default=0, show_default=True, help="Of the generator, 0 or more.")
 @file

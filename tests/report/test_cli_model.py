@@ -1,0 +1,172 @@
+"""The verbs of the model side, from images to masks, on a network and a data set made for it."""
+
+import inspect
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from sinai.report.cli import main, sinai
+
+torch = pytest.importorskip("torch")
+
+#: A few seconds of training; more would not change what is tested.
+TRAIN = ["train", "--model", "tiny", "--resolutions", "16,32", "--batch", "16", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two classes of noisy 32x32 images, one brighter than the other: npz:FILE."""
+    rng = np.random.default_rng(0)
+    arrays = {"classes": np.array(["dark", "bright"])}
+    for split, count in (("train", 64), ("test", 20)):
+        labels = np.arange(count) % 2
+        noise = rng.integers(0, 64, (count, 3, 32, 32))
+        arrays[f"{split}_images"] = (noise + 128 * labels[:, None, None, None]).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    np.savez_compressed(path, **arrays)
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train") / "trained"
+    assert main([*TRAIN, "--data", data, "-o", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distill") / "checkpoint"
+    assert main(["distill", str(trained), "--data", data, "--images", "64", "-o", str(folder)]) == 0
+    return folder
+
+
+def test_defaults_of_train_are_those_of_the_recipe():
+    from sinai.model.train import Recipe
+
+    [verb] = [command for name, command in sinai.commands.items() if name == "train"]
+    for parameter in verb.params:
+        if parameter.name in Recipe.__dataclass_fields__:
+            context = verb.make_context("train", [], resilient_parsing=True)
+            value = parameter.type_cast_value(context, parameter.default)
+            assert value == Recipe.__dataclass_fields__[parameter.name].default, parameter.name
+
+
+def test_defaults_of_distill_are_those_of_the_function():
+    from sinai.model.distill import distill
+
+    [verb] = [command for name, command in sinai.commands.items() if name == "distill"]
+    declared = inspect.signature(distill).parameters
+    shared = {p.name: p.default for p in verb.params if p.name in ("images", "seed")}
+    assert shared == {name: declared[name].default for name in shared}
+    assert len(shared) == 2
+
+
+def test_training_leaves_a_state_and_a_record(trained):
+    record = json.loads((trained / "record.json").read_text())
+    assert record["images"] == 64
+    assert record["steps"] == 2 * 64 // 16
+    assert (trained / "state.pt").exists()
+
+
+def test_training_goes_on_only_when_asked(trained, data, tmp_path, capsys):
+    arguments = [*TRAIN, "--data", data, "-o"]
+    assert main([*arguments, str(trained)]) == 2
+    assert "exists already; give another name, or --resume" in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path / "none"), "--resume"]) == 2
+    assert "holds no state.pt to go on from" in capsys.readouterr().err
+    assert main([*arguments, str(trained), "--resume"]) == 0
+    assert main([*arguments, str(trained), "--resume", "--seed", "1"]) == 2
+    assert "another recipe" in capsys.readouterr().err
+
+
+def test_evaluation_counts_both_arithmetics(checkpoint, data, capsys):
+    arguments = ["evaluate", str(checkpoint), "--data", data]
+    assert main([*arguments, "--scheme", "dense", "--scheme", "structured:4:8", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["scheme"] for row in rows] == ["dense", "structured:4:8"]
+    assert [row["images"] for row in rows] == [20, 20]  # all there are
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("floating", "integer"))
+    assert main([*arguments, "--scheme", "dense"]) == 0
+    assert f"{rows[0]['integer']:.4f}" in capsys.readouterr().out
+
+
+def test_exported_masks_are_real_and_verify(checkpoint, data, tmp_path, capsys):
+    out = tmp_path / "real.npz"
+    arguments = ["trace", "export", "--checkpoint", str(checkpoint), "--data", data]
+    arguments += ["--scheme", "unstructured:0.9", "--images", "3"]
+    assert main([*arguments, "-o", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["trace", "info", str(out), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert not info["synthetic"]
+    assert info["image_indices"] == [0, 6, 13]  # 20 * i / 3, rounded down
+    assert main(["trace", "verify", str(out)]) == 0
+    again = tmp_path / "again.npz"
+    assert main([*arguments, "--calibration", "0", "--model", "tiny", "-o", str(again)]) == 0
+    assert (
+        main(["run", str(again), "--machine", "unstructured-small", "-o", str(tmp_path / "r")]) == 0
+    )
+    assert "real masks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train --data {data} --model vgg -o {new}", "model must be one of .* not 'vgg'"),
+        ("train --data imagefolder:none -o {new}", "none/train: no such folder"),
+        ("train --data cifar -o {new}", "data must be KIND:PATH"),
+        ("train --data {data} --resolutions 16,big -o {new}", "give sides of 8 to 1024 pixels"),
+        ("train --data {data} --batch 0 -o {new}", "0 is not in the range"),
+        ("train --data {data} --peak-lr 0 -o {new}", "0.0 is not in the range"),
+        ("train --model tiny --data {data} --batch 65 -o {new}", "batch"),
+        (
+            "distill {new} --data {data} -o {new}2",
+            "new: cannot be read .* that `sinai train` wrote",
+        ),
+        ("distill {trained} --data {data} -o {trained}", "exists already"),
+        ("distill {trained} --data {data} --images 0 -o {new}", "between 1 and 10000, not 0"),
+        ("evaluate none --data {data}", "none/checkpoint.json: cannot be read"),
+        ("evaluate {checkpoint} --data {data} --images 0", "0 is not in the range"),
+        ("evaluate {checkpoint} --data {data} --scheme structured:9:8", "between 0 and 8, not 9"),
+        ("trace export --checkpoint {checkpoint} --data {data} --scheme foo -o {new}", "not 'foo'"),
+        (
+            "trace export --checkpoint {checkpoint} --model resnet18 --data {data} --scheme dense"
+            " -o {new}",
+            "--model resnet18: checkpoint .* is of tiny",
+        ),
+        (
+            "trace export --checkpoint {checkpoint} --data {data} --scheme dense --images 0"
+            " -o {new}",
+            "count must be between 1 and the 20 images",
+        ),
+    ],
+)
+def test_bad_input_is_refused(words, message, data, trained, checkpoint, tmp_path, capsys):
+    places = {"data": data, "trained": trained, "checkpoint": checkpoint, "new": tmp_path / "new"}
+    capsys.readouterr()
+    assert main(words.format(**places).split()) == 2
+    printed = capsys.readouterr()
+    assert re.search(message, printed.err), printed.err
+    assert "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["train", "distill", "evaluate", "trace export"])
+def test_without_pytorch_a_line_says_what_to_install(verb, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    new = str(tmp_path / "new")
+    arguments = {
+        "train": ["-o", new],
+        "distill": [new, "-o", new],
+        "evaluate": [new],
+        "trace export": ["--checkpoint", new, "--scheme", "dense", "-o", new],
+    }[verb]
+    assert main([*verb.split(), "--data", data, *arguments]) == 3
+    expected = f"sinai: sinai {verb} needs PyTorch: pip install 'sinai[model]'\n"
+    assert capsys.readouterr().err == expected
+    assert list(tmp_path.iterdir()) == []
