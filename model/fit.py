@@ -100,9 +100,7 @@ def fit(moments: Moments, unit: float) -> Fit:
         best[better], step[better], weight[better] = loss[better], trial_step[better], trial[better]
     for _ in range(3):
         weight = _descend(weight, target, damped, step)
-        projected = weight @ damped
-        norm = np.einsum("ck,ck->c", projected, weight)
-        inner = np.einsum("ck,ck->c", projected, target)
+        norm, inner = _loss(weight, covariance), np.einsum("ck,ck->c", weight, cross)
         step = np.where((norm > 0) & (inner > 0), inner / np.where(norm > 0, norm, 1), step)
     multiplier, shift = multipliers(step / unit)
     step = multiplier * (unit / 2.0**shift)

@@ -1,0 +1,129 @@
+"""Distillation: less error than the random start, the same result twice, refusals."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sinai.common.errors import InputError
+from sinai.model import checkpoint as store
+from sinai.model import data, distill
+from sinai.model.calibrate import calibrate, observe, rows_at, streams, sums_of
+from sinai.model.chain import chain
+from sinai.model.sinai import convert
+from sinai.model.train import Recipe, train
+from sinai.traces import networks
+
+
+def squared_errors(net, x):
+    """Mean |z - z~|^2 over |z - mean z|^2 of every layer on the network's own activations."""
+    found = {}
+
+    def visit(link, x, z):
+        noise = link.module.approximate(x)
+        found[link.name] = float((noise - z).square().mean() / z.var())
+
+    observe(net, chain(net), x, visit)
+    return found
+
+
+@pytest.mark.parametrize("projection", ["patch", "tap"])
+def test_distilling_reduces_the_error_of_every_layer(trained, checkpoint, images, projection):
+    x = torch.from_numpy(images.images[:32]).float() / 255
+    start = squared_errors(convert(copy.deepcopy(trained), projection=projection, seed=7), x)
+    after = squared_errors(checkpoint.floating(projection), x)
+    recorded = checkpoint.manifest.distillation["relative_error"][projection]
+    assert after.keys() == recorded.keys()
+    for name, error in after.items():
+        assert error < 0.6 * start[name], name
+        assert error == pytest.approx(recorded[name], abs=0.05, rel=0.5), name
+
+
+def test_distilling_twice_gives_the_same_digest(trained, checkpoint, images):
+    again = distill.distill_net(trained, "tiny", images, seed=7, training={})
+    assert again.digest == checkpoint.digest
+
+
+def test_another_seed_gives_another_network(trained, checkpoint, images):
+    other = distill.distill_net(trained, "tiny", images, images=50, seed=8, training={})
+    assert other.digest != checkpoint.digest
+
+
+def test_rows_are_the_windows_of_the_layer(checkpoint, images):
+    """P times the sampled windows is what the layer computes there."""
+    net = checkpoint.floating("patch")
+    layer = net.blocks[1].conv1  # stride 2
+    x = torch.rand(3, 8, 32, 32) * 10 * float(layer.x_step)
+    at = torch.tensor([[0, 17, 255], [1, 16, 100], [15, 240, 37]])
+    sums = sums_of(layer, rows_at(layer, x, at)).view(3, 3, -1)
+    low, high = 0, 15
+    levels = torch.clamp(torch.floor(x / layer.x_step + 0.5), low, high)
+    everywhere = layer.project_levels(levels).flatten(2).permute(0, 2, 1)  # (B, P, k)
+    for image in range(3):
+        assert torch.equal(sums[image], everywhere[image, at[image]])
+
+
+def test_streams_are_the_joined_layers(trained):
+    """Tensors that are added share a scale: the groups that the geometry calls joined."""
+    groups = {name: sorted(g) for g in streams(chain(convert(trained))) for name in g}
+    for layer in networks.layers("tiny"):
+        if layer.joined:
+            same = [k.name for k in networks.layers("tiny") if k.joined == layer.joined]
+            assert groups[layer.name] == sorted(same)
+        else:
+            assert groups[layer.name] == [layer.name]
+
+
+def test_scales_leave_headroom_and_shifts_are_powers_of_two(trained, images):
+    net = convert(trained)
+    x = torch.from_numpy(images.images).float() / 255
+    scales = calibrate(net, chain(net), x)
+    largest = {}
+    observe(net, chain(net), x, lambda k, x, z: largest.update({k.name: float(z.abs().max())}))
+    for name, top in largest.items():
+        assert 2 * top <= 32767 * scales[name].scale * (1 + 1e-6), name
+        assert scales[name].step == scales[name].scale * 2 ** scales[name].shift
+    assert scales["stem"].scale == scales["blocks.0.conv2"].scale
+
+
+def test_from_a_training_folder_to_a_checkpoint_folder(images, tmp_path):
+    source = tmp_path / "images.npz"
+    data.save(source, {"train": images, "test": images})
+    recipe = Recipe(model="tiny", resolutions=(32,), batch=32, bfloat16=False)
+    train(recipe, data.load(f"npz:{source}", "train"), tmp_path / "run")
+    seen = []
+    path = distill.distill(
+        tmp_path / "run",
+        f"npz:{source}",
+        tmp_path / "out",
+        images=60,
+        progress=lambda done, of: seen.append((done, of)),
+    )
+    made = store.load(path)
+    assert seen[-1] == (60, 60)
+    assert made.manifest.training["recipe"]["model"] == "tiny"
+    assert made.manifest.distillation["images"] == 60
+    assert made.manifest.classes == ("a", "b", "c")
+    with pytest.raises(InputError, match="holds files already"):
+        distill.distill(tmp_path / "run", f"npz:{source}", tmp_path / "out", images=60)
+
+
+def test_bad_input_is_one_sentence(images, tmp_path):
+    with pytest.raises(InputError, match="images must be between 1 and 10000, not 0"):
+        distill.distill(tmp_path, "npz:x", tmp_path / "out", images=0)
+    with pytest.raises(InputError, match=r"state\.pt: cannot be read"):
+        distill.distill(tmp_path, "npz:x", tmp_path / "out")
+    (tmp_path / "state.pt").write_bytes(b"no state")
+    with pytest.raises(InputError, match="is no state of a training"):
+        distill.distill(tmp_path, "npz:x", tmp_path / "out")
+    (tmp_path / "state.pt").unlink()
+    two = images.take(np.arange(10))
+    two = data.Images(two.name, two.images, two.labels % 2, ("a", "b"))
+    data.save(tmp_path / "two.npz", {"train": two})
+    recipe = Recipe(model="tiny", resolutions=(32,), batch=32, bfloat16=False)
+    train(recipe, images, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["steps"] == 3
+    with pytest.raises(InputError, match=r"has 2 classes, the network of .* has 3"):
+        distill.distill(tmp_path / "run", f"npz:{tmp_path}/two.npz", tmp_path / "out")
