@@ -46,7 +46,7 @@ clean: ## remove the environment and everything built
 # Stamps: each says that the step before it is done, and is renewed when what it was made from
 # changes. pip reads dependency groups from 25.1 on.
 $(VENV)/pip:
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sinai needs Python 3.11 or newer, not " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sinai needs Python 3.11 or newer, not " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	touch $@

@@ -68,9 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        sys.stderr.close()
-        return 141
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _SYSTEM:
             return _say(f"{error.filename or 'output'}: {error.strerror}", 2)
