@@ -15,7 +15,7 @@ from sinai.common.arithmetic import psum4, psum16
 from sinai.common.contract import CONTRACT
 from sinai.common.errors import InputError
 from sinai.common.machine import PRESETS, Machine
-from sinai.hw.verilog import ports, verilog, write
+from sinai.hw.verilog import WAIVERS, ports, verilog, write
 from sinai.hw.words import pack
 
 SMALL = PRESETS["structured-small"]
@@ -78,6 +78,18 @@ def test_heading_gives_the_machine_back(folder):
     lines = (folder / "sinai_vpu.v").read_text().split("\n\n")[0].splitlines()
     described = yaml.safe_load("\n".join(line.removeprefix("//")[1:] for line in lines[2:]))
     assert Machine.model_validate(described) == SMALL
+
+
+def test_page_names_every_port_and_waiver():
+    page = (Path(__file__).parents[2] / "docs" / "rtl.md").read_text(encoding="utf-8")
+    for design, described in ports(SMALL).items():
+        section = page.split(f"### {design}\n")[1].split("\n##")[0]
+        assert [
+            port["name"] for port in described["ports"] if f"`{port['name']}`" not in section
+        ] == []
+    assert [
+        waiver.rule for waiver in WAIVERS if f"| {waiver.rule} | {waiver.reason[:40]}" not in page
+    ] == []
 
 
 def test_same_machine_same_text():
