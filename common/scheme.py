@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 from .errors import InputError
 
@@ -90,12 +91,12 @@ class Scheme:
     def structured(self) -> bool:
         return self.kind == "structured"
 
-    @property
+    @cached_property
     def noisy_of_group(self) -> int:
         """q, the noisy channels of a group."""
         return int(self.ratio * self.group)
 
-    @property
+    @cached_property
     def essential_of_group(self) -> int:
         """N = M - q, the essential channels of a full group."""
         return self.group - self.noisy_of_group

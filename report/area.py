@@ -11,7 +11,6 @@ from ..sim.counts import MEMORIES
 from .logic import (
     ACCUMULATOR_BITS,
     COMBINE_BITS,
-    FIFO_DEPTH,
     LOGIC_SOURCE,
     RPU_SUM_BITS,
     terms_text,
@@ -167,7 +166,7 @@ def _logic(m: Machine) -> dict[str, tuple[int, Mapping[str, float]]]:
                     "mux2": m.lanes * (m.window - 1) * word,
                 },
             ),
-            "fifo": (m.lanes, {"register": FIFO_DEPTH * 16, "mux2": (FIFO_DEPTH - 1) * 16}),
+            "fifo": (m.lanes, {"register": m.accumulators * 16, "mux2": (m.accumulators - 1) * 16}),
         }
     return common | {
         # 28 comparators of 16 bit, eight counts of seven bits, eight 3-bit indices sorted.

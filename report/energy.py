@@ -18,7 +18,6 @@ from .area import logic_um2
 from .logic import (
     ACCUMULATOR_BITS,
     COMBINE_BITS,
-    FIFO_DEPTH,
     LOGIC_SOURCE,
     RPU_SUM_BITS,
     levels,
@@ -205,7 +204,7 @@ def _logic(m: Machine) -> dict[str, Mapping[str, float]]:
             "window.write": {"register_bit": word},
             # The W:1 multiplexer and the lane's operand register.
             "window.read": {"mux2_bit": word * levels(m.window), "register_bit": word},
-            "fifo.word": {"mux2_bit": 16 * levels(FIFO_DEPTH), "register_bit": 16},
+            "fifo.word": {"mux2_bit": 16 * levels(m.accumulators), "register_bit": 16},
         }
     return common | {
         # 28 comparators of 16 bit, eight counts of seven bits, eight 3-bit indices sorted.

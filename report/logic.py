@@ -12,7 +12,6 @@ import yaml
 __all__ = [
     "ACCUMULATOR_BITS",
     "COMBINE_BITS",
-    "FIFO_DEPTH",
     "LOGIC_SOURCE",
     "RPU_SUM_BITS",
     "Unit",
@@ -29,9 +28,6 @@ COMBINE_BITS = 4 * 3 * 12 + 3 * 24
 #: Width of an accumulator, of a sum of the projection unit (15 * 32767 < 2**19, signed), in bits.
 ACCUMULATOR_BITS = 48
 RPU_SUM_BITS = 20
-
-#: Entries of an output FIFO (U), assumed.
-FIFO_DEPTH = 8
 
 #: Source of every entry made of the units below.
 LOGIC_SOURCE = "assumed: units of data/logic45_assumed.yaml (Horowitz, ISSCC 2014, scaled per bit)"

@@ -6,8 +6,9 @@ all VPUs advance together.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import NDArray
 
 from ..common.layer import ceil_div
 from ..common.program import Tile
@@ -21,6 +22,10 @@ __all__ = ["StructuredUnit"]
 
 class StructuredUnit(VectorUnit):
     """APPROXIMATE by sub-blocks for the collector, EXACT by blocks for the accumulators."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._known: dict[tuple[int, int, int], _Work] = {}
 
     def approximate(self, index: int, tile: Tile, gates: dict[str, int]) -> Process:
         machine, counts = self.machine, self.counts
@@ -74,41 +79,33 @@ class StructuredUnit(VectorUnit):
         return 3 * self.scheme.essential_of_group if self.scheme.structured else GROUP
 
     def exact(self, index: int, tile: Tile, gates: dict[str, int]) -> Process:
-        machine, counts, layer = self.machine, self.counts, self.layer
-        columns = machine.columns
-        part = self.program.parts[tile.part]
-        geometry = batches(
-            layer, part.row * layer.w_out, part.rows * layer.w_out, columns, machine.pses
-        )
-        first = (tile.pixel - part.row * layer.w_out) // columns
-        chosen = slice(first, first + ceil_div(tile.pixels, columns))
-        depth, essential, idle_channels, lines = self._batch_depths(tile)
-        self.essential += essential
+        machine, counts = self.machine, self.counts
+        # Without a mask, tiles of equal pixels and width ask for the same work.
+        key = (tile.pixel, tile.pixels, tile.channels)
+        work = self._known.get(key)
+        if work is None:
+            work = self._work(tile)
+            if self.mask is None:
+                self._known[key] = work
+        self.essential += work.essential
         if not self.scheme.dense:
             gates = {**gates, "select": self.selected.pop(index)}
-        if not depth.any():
+        if not work.busy:
             return
-        active = depth > 0
-        conflicts, words = geometry.conflicts[chosen][active], geometry.words[chosen][active]
-        busy = int(depth.sum())
-        late = np.maximum(conflicts - depth[active][:, None], 0).sum(0)
         load = ceil_div(GROUP, machine.weight_words)
-        for idle in late.tolist():
-            idle = max(idle, self.contract.accumulate - busy)
-            self.stream.run(geometry.beats, load, busy, idle, gates)
+        for idle in work.late:
+            idle = max(idle, self.contract.accumulate - work.busy)
+            self.stream.run(work.beats, load, work.busy, idle, gates)
             gates = {}
         beats = self.program.beats
-        useful = essential * beats
-        slots = machine.vpus * busy * beats
-        pixels = np.minimum(columns, tile.pixels - np.arange(len(depth)) * columns)
-        idle_pixels = int(((columns - pixels) * depth).sum()) * machine.lanes * beats
-        self._slots(slots, useful, idle_pixels, idle_channels * beats)
+        useful = work.essential * beats
+        slots = machine.vpus * work.busy * beats
+        self._slots(slots, useful, work.idle_pixels * beats, work.idle_channels * beats)
         counts["weights.read"] += tile.channels * beats
         counts["group_buffer.write"] += tile.channels * beats
         counts["group_buffer.read"] += useful
-        x_words = int(words.sum()) * geometry.beats
-        counts["x.read"] += x_words
-        counts["crossbar.word"] += x_words
+        counts["x.read"] += work.words
+        counts["crossbar.word"] += work.words
         counts["mvu.mac16"] += machine.pses * useful
         counts["accumulator.update"] += useful
         counts["parameters.read"] += tile.channels
@@ -117,36 +114,79 @@ class StructuredUnit(VectorUnit):
             counts["masks.read"] += beats * ceil_div(
                 groups * self._index_bits(), machine.word_bits("masks")
             )
-        self._write_back(essential, lines)
+        self._write_back(work.essential, work.lines)
         return
         yield  # a generator, like the other steps
 
-    def _batch_depths(self, tile: Tile) -> tuple[NDArray[np.int64], int, int, int]:
-        """Issue cycles a beat of each batch; essential neurons, slots without a channel, and write
-        accesses (a pixel's lanes write one line together) of the tile.
+    def _work(self, tile: Tile) -> _Work:
+        """Count what EXACT of a tile asks for, a beat.
 
         All VPUs advance together: a batch takes as long as its fullest group.
         """
-        machine = self.machine
+        machine, layer = self.machine, self.layer
         columns, lanes = machine.columns, machine.lanes
+        part = self.program.parts[tile.part]
         count = ceil_div(tile.pixels, columns)
+        pixels = np.minimum(columns, tile.pixels - np.arange(count) * columns)
         widths = np.clip(tile.channels - GROUP * np.arange(lanes), 0, GROUP)
         if self.mask is None:
             keep = GROUP if self.scheme.dense else self.scheme.essential_of_group
             kept = np.minimum(widths, keep)
             depth = np.full(count, kept.max())
-            idle = int((depth[0] - kept).sum()) * tile.pixels
-            return depth, int(kept.sum()) * tile.pixels, idle, int(depth[0]) * tile.pixels
-        mask = np.zeros((count * columns, lanes * GROUP), dtype=bool)
-        mask[: tile.pixels, : tile.channels] = self.mask[
-            tile.pixel : tile.pixel + tile.pixels, tile.channel : tile.channel + tile.channels
-        ]
-        grouped = mask.reshape(count, columns, lanes, GROUP).sum(-1, dtype=np.int64)
-        depth = grouped.max((1, 2))
-        pixels = np.minimum(columns, tile.pixels - np.arange(count) * columns)
-        missing = np.maximum(depth[:, None] - widths, 0).sum(1)
-        lines = int(grouped.max(2).sum())
-        return depth, int(grouped.sum()), int((missing * pixels).sum()), lines
+            essential = int(kept.sum()) * tile.pixels
+            idle_channels = int((depth[0] - kept).sum()) * tile.pixels
+            lines = int(depth[0]) * tile.pixels
+        else:
+            mask = np.zeros((count * columns, lanes * GROUP), dtype=bool)
+            mask[: tile.pixels, : tile.channels] = self.mask[
+                tile.pixel : tile.pixel + tile.pixels, tile.channel : tile.channel + tile.channels
+            ]
+            grouped = mask.reshape(count, columns, lanes, GROUP).sum(-1, dtype=np.int64)
+            depth = grouped.max((1, 2))
+            essential = int(grouped.sum())
+            idle_channels = int((np.maximum(depth[:, None] - widths, 0).sum(1) * pixels).sum())
+            lines = int(grouped.max(2).sum())
+        geometry = batches(
+            layer, part.row * layer.w_out, part.rows * layer.w_out, columns, machine.pses
+        )
+        first = (tile.pixel - part.row * layer.w_out) // columns
+        conflicts = geometry.conflicts[first : first + count]
+        words = geometry.words[first : first + count]
+        active = depth > 0
+        if not active.all():
+            conflicts, words, deep = conflicts[active], words[active], depth[active]
+        else:
+            deep = depth
+        return _Work(
+            beats=geometry.beats,
+            busy=int(depth.sum()),
+            late=np.maximum(conflicts - deep[:, None], 0).sum(0).tolist(),
+            essential=essential,
+            idle_pixels=int(((columns - pixels) * depth).sum()) * lanes,
+            idle_channels=idle_channels,
+            words=int(words.sum()) * geometry.beats,
+            lines=lines,
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What EXACT of a tile asks for.
+
+    beats: of each segment. busy: issue cycles a beat. late: cycles a beat of each segment in which
+    x words keep every VPU waiting. essential: neurons. idle_pixels, idle_channels: slots a beat
+    without a pixel, without a channel. words: x words of the tile. lines: write accesses; the lanes
+    of a pixel write one line together.
+    """
+
+    beats: int
+    busy: int
+    late: list[int]
+    essential: int
+    idle_pixels: int
+    idle_channels: int
+    words: int
+    lines: int
 
 
 def _lanes_with_channels(tile: Tile, lanes: int) -> int:
