@@ -48,6 +48,18 @@ class Moments:
         self.pz = self.pz + (p.T @ z).astype(np.float64)
         self.zz = self.zz + np.square(z, dtype=np.float64).sum(0)
 
+    def combined(self, other: Moments) -> Moments:
+        """Return both together, each with the weight of this one."""
+        share = self.weight / other.weight
+        return Moments(
+            2 * self.weight,
+            self.p + share * other.p,
+            self.z + share * other.z,
+            self.pp + share * other.pp,
+            self.pz + share * other.pz,
+            self.zz + share * other.zz,
+        )
+
 
 @dataclass(frozen=True)
 class Fit:
