@@ -15,7 +15,7 @@ from ..common.program import Tile
 from ..common.scheme import GROUP
 from .feeds import Process
 from .vector_unit import VectorUnit
-from .work import batches
+from .work import Counts, batches
 
 __all__ = ["StructuredUnit"]
 
@@ -26,6 +26,7 @@ class StructuredUnit(VectorUnit):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._known: dict[tuple[int, int, int], _Work] = {}
+        self._grouped: tuple[int, tuple[Counts, Counts, Counts] | None] = (-1, None)
 
     def approximate(self, index: int, tile: Tile, gates: dict[str, int]) -> Process:
         machine, counts = self.machine, self.counts
@@ -129,6 +130,8 @@ class StructuredUnit(VectorUnit):
         count = ceil_div(tile.pixels, columns)
         pixels = np.minimum(columns, tile.pixels - np.arange(count) * columns)
         widths = np.clip(tile.channels - GROUP * np.arange(lanes), 0, GROUP)
+        first = (tile.pixel - part.row * layer.w_out) // columns
+        chosen = slice(first, first + count)
         if self.mask is None:
             keep = GROUP if self.scheme.dense else self.scheme.essential_of_group
             kept = np.minimum(widths, keep)
@@ -137,26 +140,22 @@ class StructuredUnit(VectorUnit):
             idle_channels = int((depth[0] - kept).sum()) * tile.pixels
             lines = int(depth[0]) * tile.pixels
         else:
-            mask = np.zeros((count * columns, lanes * GROUP), dtype=bool)
-            mask[: tile.pixels, : tile.channels] = self.mask[
-                tile.pixel : tile.pixel + tile.pixels, tile.channel : tile.channel + tile.channels
-            ]
-            grouped = mask.reshape(count, columns, lanes, GROUP).sum(-1, dtype=np.int64)
-            depth = grouped.max((1, 2))
-            essential = int(grouped.sum())
-            idle_channels = int((np.maximum(depth[:, None] - widths, 0).sum(1) * pixels).sum())
-            lines = int(grouped.max(2).sum())
+            deepest, sums, written = self._groups(tile.part)
+            supergroup = tile.channel // machine.channels_side_by_side
+            depth = deepest[chosen, supergroup]
+            essential = int(sums[chosen, supergroup].sum())
+            lines = int(written[chosen, supergroup].sum())
+            idle_channels = 0
+            if tile.channels < machine.channels_side_by_side:
+                missing = np.maximum(depth[:, None] - widths, 0).sum(1)
+                idle_channels = int((missing * pixels).sum())
         geometry = batches(
             layer, part.row * layer.w_out, part.rows * layer.w_out, columns, machine.pses
         )
-        first = (tile.pixel - part.row * layer.w_out) // columns
-        conflicts = geometry.conflicts[first : first + count]
-        words = geometry.words[first : first + count]
-        active = depth > 0
+        conflicts, words = geometry.conflicts[chosen], geometry.words[chosen]
+        deep, active = depth, depth > 0
         if not active.all():
             conflicts, words, deep = conflicts[active], words[active], depth[active]
-        else:
-            deep = depth
         return _Work(
             beats=geometry.beats,
             busy=int(depth.sum()),
@@ -167,6 +166,24 @@ class StructuredUnit(VectorUnit):
             words=int(words.sum()) * geometry.beats,
             lines=lines,
         )
+
+    def _groups(self, index: int) -> tuple[Counts, Counts, Counts]:
+        """Of a part, by batch and supergroup: essential channels of the fullest group, of all
+        groups, and write accesses; made once for all its tiles."""
+        if self._grouped[0] != index:
+            part, machine = self.program.parts[index], self.machine
+            columns, lanes = machine.columns, machine.lanes
+            first, pixels = part.row * self.layer.w_out, part.rows * self.layer.w_out
+            count = ceil_div(pixels, columns)
+            supergroups = ceil_div(self.layer.c_out, machine.channels_side_by_side)
+            mask = np.zeros((count * columns, supergroups * lanes * GROUP), dtype=bool)
+            mask[:pixels, : self.layer.c_out] = self.mask[first : first + pixels]
+            # A bool is a byte of 0 or 1: eight of them summed by one multiplication.
+            eights = mask.view(np.uint64) * np.uint64(0x0101010101010101) >> np.uint64(56)
+            groups = eights.astype(np.int64).reshape(count, columns, supergroups, lanes)
+            lines = groups.max(3)
+            self._grouped = index, (lines.max(1), groups.sum((1, 3)), lines.sum(1))
+        return self._grouped[1]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ class UnstructuredUnit(VectorUnit):
     scanned = 0
     fifo_free = 0
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._dispatched: tuple[int, dict[int, Passes]] = (-1, {})
+
     def outputs_left(self) -> int:
         return max(self.clock.now, self.fifo_free)
 
@@ -60,15 +64,7 @@ class UnstructuredUnit(VectorUnit):
     def exact(self, index: int, tile: Tile, gates: dict[str, int]) -> Process:
         machine, clock, contract = self.machine, self.clock, self.contract
         beats = self.program.beats
-        pixels, channels = (
-            slice(tile.pixel, tile.pixel + tile.pixels),
-            slice(tile.channel, tile.channel + tile.channels),
-        )
-        if self.mask is None:
-            tile_mask = np.ones((tile.pixels, tile.channels), dtype=bool)
-        else:
-            tile_mask = self.mask[pixels, channels]
-        passes = dispatch(tile_mask, machine.lanes, machine.window, machine.accumulators)
+        passes = self._passes(index)
         rows = ceil_div(tile.channels, machine.lanes)
         scan = 0 if self.scheme.dense else contract.scan(machine.window, rows)
         if not self.scheme.dense:
@@ -89,6 +85,32 @@ class UnstructuredUnit(VectorUnit):
             self.counts["masks.read"] += words
         return
         yield  # a generator, like the other steps
+
+    def _passes(self, index: int) -> Passes:
+        """Passes of a tile. The tiles of its part, which all have the same channels, are dispatched
+        together, each filled up to whole windows."""
+        tile, window = self.program.tiles[index], self.machine.window
+        if self._dispatched[0] != tile.part:
+            tiles = [other for other in self.program.tiles if other.part == tile.part]
+            counts = [ceil_div(other.pixels, window) for other in tiles]
+            first = np.concatenate([[0], np.cumsum(counts)])
+            mask = np.zeros((int(first[-1]) * window, tile.channels), dtype=bool)
+            channels = slice(tile.channel, tile.channel + tile.channels)
+            for at, other in zip((first * window).tolist(), tiles, strict=False):
+                pixels = slice(other.pixel, other.pixel + other.pixels)
+                mask[at : at + other.pixels] = (
+                    True if self.mask is None else self.mask[pixels, channels]
+                )
+            dealt = dispatch(mask, self.machine.lanes, window, self.machine.accumulators)
+            bounds = zip(first[:-1].tolist(), counts, strict=True)
+            self._dispatched = (
+                tile.part,
+                {
+                    other.pixel: dealt.part(*bound)
+                    for other, bound in zip(tiles, bounds, strict=True)
+                },
+            )
+        return self._dispatched[1][tile.pixel]
 
     def _count(self, passes: Passes, tile: Tile, beats: int) -> None:
         """Count the events of the exact passes of a tile."""

@@ -36,6 +36,20 @@ class Passes:
     rows: Counts
     drain: Counts
 
+    def part(self, first: int, windows: int) -> Passes:
+        """The passes of `windows` windows from window `first` on, which becomes window 0."""
+        begin, end = np.searchsorted(self.window, (first, first + windows))
+        chosen = slice(int(begin), int(end))
+        return Passes(
+            windows,
+            self.window[chosen] - first,
+            self.pixels[chosen],
+            self.depth[chosen],
+            self.pairs[chosen],
+            self.rows[chosen],
+            self.drain[chosen],
+        )
+
 
 def dispatch(mask: Bools, lanes: int, window: int, accumulators: int) -> Passes:
     """Deal the essential pairs of a tile to lanes and passes.
