@@ -14,7 +14,7 @@ import pandas as pd
 from ..common.machine import PRESETS
 from .area import area_mm2, logic_um2
 from .findings import findings, normalise, real_against_synthetic
-from .points import COLUMNS, IMAGES, MACHINES, jobs, points, run_all
+from .points import COLUMNS, FEW_IMAGES, IMAGES, MACHINES, jobs, points, run_all
 from .run import versions
 
 __all__ = ["CAPTION", "figure5", "redraw", "table"]
@@ -73,7 +73,7 @@ def figure5(
         "command": command or " ".join(sys.argv),
         "versions": versions(),
         "clock_hz": {name: PRESETS[preset].clock_hz for name, (preset, *_) in MACHINES.items()},
-        "images_at_most": IMAGES,
+        "images_at_most": {"points": IMAGES, "sweeps and comparisons": FEW_IMAGES},
         "machines": {
             name: {
                 "preset": preset,

@@ -11,7 +11,7 @@ from ..common.machine import PRESETS, override
 from ..traces import networks
 from ..traces.synth import synthesise
 from .area import area_mm2
-from .points import Job, open_trace, replay, run_all
+from .points import FEW_IMAGES, Job, open_trace, replay, run_all
 from .run import summary
 
 __all__ = ["STORE_KIB", "cases", "sweeps"]
@@ -126,7 +126,7 @@ def _row(case: Case) -> dict[str, Any]:
         trace = open_trace(_NETWORK, case.scheme, case.path)
     machine = override(PRESETS[case.machine], list(case.overrides))
     options = {"placement": case.placement, "dense": case.dense, "ideal": case.ideal}
-    result = replay(trace, machine, **options)
+    result = replay(trace, machine, FEW_IMAGES, **options)
     made = summary(result)
     text = [*case.overrides, *([] if case.placement else ["placement off"])]
     text += [f"P {case.projection}"] if case.projection else []
@@ -137,6 +137,7 @@ def _row(case: Case) -> dict[str, Any]:
         "machine": case.machine,
         "scheme": made["scheme"],
         "real_trace": made["real_trace"],
+        "images": made["images"],
         "ideal": case.ideal,
         **case.shown,
         "multipliers": machine.multipliers,
