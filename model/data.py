@@ -149,7 +149,7 @@ def _imagefolder(root: Path, split: str) -> Images:
 
 def _npz(path: Path, split: str) -> Images:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images = archive[f"{split}_images"]
             labels = archive[f"{split}_labels"]
             origin = archive[f"{split}_origin"] if f"{split}_origin" in archive.files else None
@@ -168,7 +168,8 @@ def _npz(path: Path, split: str) -> Images:
         raise InputError(
             f"{path}: array {split}_images or {split}_labels is missing; npz:FILE needs both"
         ) from None
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, TypeError):
+        # numpy returns a lone array, which is no context manager, for a .npy file
         raise InputError(f"{path}: not a .npz file of plain arrays, or damaged") from None
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise InputError(

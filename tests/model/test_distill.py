@@ -11,7 +11,8 @@ from sinai.common.errors import InputError
 from sinai.model import checkpoint as store
 from sinai.model import data, distill
 from sinai.model.calibrate import calibrate, observe, rows_at, streams, sums_of
-from sinai.model.chain import chain
+from sinai.model.chain import Link, chain
+from sinai.model.fit import Moments
 from sinai.model.sinai import convert
 from sinai.model.train import Recipe, train
 from sinai.traces import networks
@@ -127,3 +128,22 @@ def test_bad_input_is_one_sentence(images, tmp_path):
     assert json.loads((tmp_path / "run" / "record.json").read_text())["steps"] == 3
     with pytest.raises(InputError, match=r"has 2 classes, the network of .* has 3"):
         distill.distill(tmp_path / "run", f"npz:{tmp_path}/two.npz", tmp_path / "out")
+
+
+def test_residual_and_relu_follow_a_layer():
+    v, outputs = torch.tensor([-3.0, 1.0]), {"before": torch.tensor([2.0, 5.0])}
+    finish = distill._finish
+    assert finish(Link("one", None, "x", "before", True), v, outputs).tolist() == [0.0, 6.0]
+    assert finish(Link("one", None, "x", "before", False), v, outputs).tolist() == [-1.0, 6.0]
+    assert finish(Link("one", None, "x", "", True), v, outputs).tolist() == [0.0, 1.0]
+
+
+def test_combined_moments_weigh_both_alike():
+    """Ten samples of z = 1 and two of z = 4 give a mean of 2.5."""
+    ones, fours = Moments(), Moments()
+    ones.add(np.zeros((10, 1), np.float32), np.full((10, 1), 1, np.float32))
+    fours.add(np.zeros((2, 1), np.float32), np.full((2, 1), 4, np.float32))
+    both = fours.combined(ones)
+    assert both.weight == 4
+    assert both.z / both.weight == pytest.approx(2.5)
+    assert both.zz / both.weight == pytest.approx(8.5)

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from sinai.model.fit import Moments, fit, multipliers
+from sinai.model.fit import Moments, _descend, _round_compensated, fit, multipliers
 
 
 def moments(p, z, parts=3):
@@ -71,3 +71,42 @@ def test_multipliers_by_hand():
     assert shift == 15
     assert found.tolist() == [16384, 8192, 1]
     assert found.dtype == np.int16
+
+
+def correlated(rng, k=12):
+    mixing = rng.normal(0, 1, (k, k)) + 2
+    return mixing @ mixing.T / k
+
+
+def loss(weight, target, matrix, step):
+    difference = weight * step[:, None] - target
+    return np.einsum("ck,kl,cl->c", difference, matrix, difference)
+
+
+def test_columns_to_come_take_up_the_error():
+    """Against rounding each weight by itself, over forty channels."""
+    rng = np.random.default_rng(4)
+    matrix, target = correlated(rng), rng.normal(0, 1, (40, 12))
+    step = np.full(40, 0.4)
+    factor = np.linalg.cholesky(np.linalg.inv(matrix)).T
+    compensated = _round_compensated(target, factor, step)
+    plain = np.clip(np.floor(target / 0.4 + 0.5), -7, 7)
+    better = loss(compensated, target, matrix, step) < loss(plain, target, matrix, step)
+    assert better.mean() > 0.8
+
+
+def test_descent_leaves_no_single_change_that_helps_much():
+    rng = np.random.default_rng(5)
+    matrix, target = correlated(rng), rng.normal(0, 1, (40, 12))
+    step = np.full(40, 0.4)
+    start = np.clip(np.floor(target / 0.4 + 0.5), -7, 7)
+    found = start
+    for _ in range(5):
+        found = _descend(found, target, matrix, step)
+    least = loss(found, target, matrix, step)
+    assert (least <= loss(start, target, matrix, step)).all()
+    for j in range(12):
+        for change in (-1, 1):
+            other = found.copy()
+            other[:, j] = np.clip(other[:, j] + change, -7, 7)
+            assert (loss(other, target, matrix, step) >= least - 1e-9).all()

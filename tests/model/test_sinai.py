@@ -141,6 +141,17 @@ def test_folding_keeps_the_outputs(trained, images):
     assert torch.allclose(before, after, atol=1e-5)
 
 
+def test_folding_keeps_a_bias_and_norms_without_gain():
+    torch.manual_seed(2)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1))
+    net.append(nn.BatchNorm2d(5, affine=False))
+    x = torch.rand(6, 3, 8, 8)
+    for _ in range(20):
+        net.train()(x)
+    expected = net.eval()(x)
+    assert torch.allclose(fold_batch_norm(net)(x), expected, atol=1e-5)
+
+
 def test_a_batch_norm_without_its_own_convolution_is_refused():
     with pytest.raises(InputError, match="batch-norm 0 does not follow a convolution"):
         fold_batch_norm(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)))
