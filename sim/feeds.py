@@ -167,8 +167,5 @@ class ProjectionUnit:
     def _announce(self, part: int, group: int, pixels: int) -> None:
         self.counts["p.write"] += pixels * self.program.approximate_beats
         event = self.ready[part][group]
-        self.env.process(self._later(event))
-
-    def _later(self, event: simpy.Event) -> Process:
-        yield self.env.timeout(self.contract.rpu_fill)
-        event.succeed(self.env.now)
+        usable = self.env.timeout(self.contract.rpu_fill)
+        usable.callbacks.append(lambda _: event.succeed(self.env.now))

@@ -82,10 +82,14 @@ class VectorUnit(ABC):
             yield from step(index, tile, gates)
             if phase == "A":
                 self.busy_approximate += self.clock.busy - before
-            yield self.env.timeout(max(0, self.clock.now - self.env.now))
-            if phase == "A" and tile.last_of_block and self.program.parts[tile.part].releases:
+            # The other processes see this one only where it frees space or ends a part.
+            frees = phase == "A" and tile.last_of_block and self.program.parts[tile.part].releases
+            ends = number == last_step_of_part[tile.part]
+            if frees or ends:
+                yield self.env.timeout(max(0, self.clock.now - self.env.now))
+            if frees:
                 yield self.projection.space.put(tile.pixels)
-            if number == last_step_of_part[tile.part]:
+            if ends:
                 self.store.computed[tile.part].succeed()
         self.clock.wait({"drain": self.outputs_left() + self.contract.drain})
         stored = 0
