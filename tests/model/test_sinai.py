@@ -171,6 +171,15 @@ def test_dense_gives_the_original_outputs(trained, images, projection):
     assert isinstance(made.classifier, nn.Linear)
 
 
+def test_the_package_offers_conversion_by_name():
+    import sinai.model
+
+    assert sinai.model.convert is convert
+    assert sinai.model.set_scheme is set_scheme
+    with pytest.raises(AttributeError, match="has no attribute 'other'"):
+        sinai.model.other  # noqa: B018
+
+
 def test_any_module_converts():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
     x = torch.rand(2, 3, 5, 5)
