@@ -56,7 +56,7 @@ def split(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
                 parts = _with_bytes(
                     layer, machine, scheme, _bounds(layer, step, groups, bands, rows_first)
                 )
-                if _footprint(layer, scheme, parts) > capacity:
+                if _footprint(layer, machine, scheme, parts) > capacity:
                     continue
                 key = (_estimate(layer, machine, scheme, parts), len(parts))
                 if best is None or key < best[0]:
@@ -103,11 +103,15 @@ def _bounds(
     return [(*r, *c) for r in row_ranges for c in channel_ranges]
 
 
-def _input_bytes(layer: Layer, scheme: Scheme, rows: int) -> int:
-    """Input rows that `rows` output rows need: 16-bit x, and 4-bit x^Q unless dense."""
+def _input_bytes(layer: Layer, machine: Machine, scheme: Scheme, rows: int) -> int:
+    """Input that `rows` output rows need: 16-bit x (im2col rows where the input is narrower than a
+    word), and 4-bit x^Q unless dense."""
     needed = min(layer.h_in, (rows - 1) * layer.stride + layer.kernel)
     values = needed * layer.w_in * layer.c_in
-    return 2 * values + (0 if scheme.dense else ceil_div(values, 2))
+    exact = values
+    if layer.c_in < machine.pses:
+        exact = rows * layer.w_out * layer.beats(machine.pses) * machine.pses
+    return 2 * exact + (0 if scheme.dense else ceil_div(values, 2))
 
 
 def _weight_bytes(layer: Layer, scheme: Scheme, channels: int) -> int:
@@ -144,7 +148,7 @@ def _with_bytes(
         if previous is None or previous[2:] != (channel, channels):
             load += _weight_bytes(layer, scheme, channels)
         if previous is None or previous[:2] != (row, rows):
-            load += _input_bytes(layer, scheme, rows)
+            load += _input_bytes(layer, machine, scheme, rows)
         store = _output_bytes(layer, scheme, rows, channels)
         parts.append(Part(row, rows, channel, channels, load, store))
         previous = (row, rows, channel, channels)
@@ -159,10 +163,13 @@ def _with_bytes(
     return tuple(parts)
 
 
-def _footprint(layer: Layer, scheme: Scheme, parts: tuple[Part, ...]) -> int:
+def _footprint(layer: Layer, machine: Machine, scheme: Scheme, parts: tuple[Part, ...]) -> int:
     """Bytes on chip: P, the operand that stays once, the operand and outputs that stream twice."""
     rows, channels = parts[0].rows, parts[0].channels
-    weights, inputs = _weight_bytes(layer, scheme, channels), _input_bytes(layer, scheme, rows)
+    weights, inputs = (
+        _weight_bytes(layer, scheme, channels),
+        _input_bytes(layer, machine, scheme, rows),
+    )
     outputs = _output_bytes(layer, scheme, rows, channels) * (2 if layer.residual else 1)
     several_bands, several_ranges = rows < layer.h_out, channels < layer.c_out
     weights *= 2 if several_ranges else 1
@@ -181,11 +188,12 @@ def _check_resident(layer: Layer, machine: Machine, scheme: Scheme) -> None:
     )
     need = {"weights": layer.c_out * layer.beats(w) * word, "x": x_words * word}
     need["y"] = 2 * layer.neurons
-    if layer.residual:
-        need["residual"] = 2 * layer.neurons
+    # EXACT reads the old residual again, so a new one needs a place of its own.
+    if layer.residual or layer.joined:
+        need["residual"] = 2 * layer.neurons * (layer.residual + bool(layer.joined))
     if not scheme.dense:
         need["weights"] += layer.c_out * layer.approximate_beats(w) * 4 * word
-        need["xq"] = ceil_div(layer.h_in * layer.w_in * layer.c_in, 2)
+        need["xq"] = ceil_div(layer.h_in * layer.w_in * layer.c_in, 2) + ceil_div(layer.neurons, 2)
         need["projection"] = _projection_bytes(layer, scheme)
     for name, size in need.items():
         capacity = getattr(machine.memories, name).capacity_kib

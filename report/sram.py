@@ -15,7 +15,8 @@ from ..sim.counts import MEMORIES
 __all__ = ["TWO_PORT", "Sram", "SramPoint", "check_clock", "memory", "sram"]
 
 #: Memories with a read and a write port (1r1w): one phase fills them while another reads them.
-#: The others are only filled or only emptied while the machine computes, so one port does (1rw).
+#: Of the others, residual and xq keep what is read and what is written in halves of their own, and
+#: the rest are only filled or only emptied while the machine computes: one port does (1rw).
 TWO_PORT = frozenset({"p", "masks"})
 
 _WIDTHS = (64, 128, 256, 512)
