@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .layer import ceil_div
-
 __all__ = ["CONTRACT", "STALL_CAUSES", "Contract"]
 
 #: Causes of a cycle in which no VPU issues, in order of precedence: such a cycle belongs to the
@@ -20,8 +18,7 @@ STALL_CAUSES = (
     "rpu",  # the projected inputs p are not ready
     "select",  # the essential neurons of the tile are not known yet
     "scan",  # the mask scanner has not finished the window
-    "xbank",  # the x words of the next batch or window are still being read
-    "writeback",  # the output FIFOs have no room for another pass
+    "xbank",  # the x words of the next batch or window are still being read: bank conflicts
     "shallow",  # the block is shallower than the reload of its weights
     "fill",  # start of a layer, until the first issue
     "drain",  # end of a layer, from the last issue to the last write
@@ -35,9 +32,10 @@ class Contract:
     Parameters
     ----------
     descriptor : int
-        From the start of a layer to the first address: fetch, decode, check.
+        From the launch of a checked descriptor to the first address, the walk of the columns to
+        their first pixels apart.
     sram_read : int
-        Address to data of every SRAM.
+        Address to data of every SRAM; the memories have 1.
     operand : int
         SRAM data to the operand registers of the VPUs: window, row or group register and its
         multiplexer.
@@ -66,7 +64,7 @@ class Contract:
     rpu_write : int
         p to the p memory.
     scan_bits : int
-        Mask bits that a lane's scanner examines in a cycle.
+        Bits of a mask word, of which a lane's scanner takes one pair a cycle.
     """
 
     descriptor: int = 4
@@ -104,7 +102,7 @@ class Contract:
     @property
     def to_z(self) -> int:
         """Issue of the last beat to the int16 value."""
-        return self.vpu + self.requantise
+        return self.feed + self.vpu + self.requantise
 
     @property
     def drain(self) -> int:
@@ -113,22 +111,25 @@ class Contract:
 
     @property
     def to_mask(self) -> int:
-        """Unstructured L_sel: issue of the last approximate beat to usable mask bits."""
+        """Unstructured L_sel: issue of the last approximate beat to the first cycle in which the
+        scanner may read its mask bit."""
         return self.to_z + self.compare + self.mask_write
 
     @property
     def to_indices(self) -> int:
-        """Structured L_sel: issue of the last approximate beat to usable indices."""
-        return self.to_z + self.rank + self.mask_write
+        """Structured L_sel: issue of the last approximate beat to the first cycle in which the mask
+        of its batch, read from its memory, may steer the reads of x."""
+        return self.to_z + self.rank + self.mask_write + self.sram_read
 
     @property
     def rpu_fill(self) -> int:
-        """First address of the projection unit to its first usable p, less the work itself."""
+        """Last cycle of work on a group of pixels to the first in which their p may be issued."""
         return self.sram_read + self.rpu + self.rpu_write
 
-    def scan(self, window: int, rows: int) -> int:
-        """Cycles to scan a window's mask: `rows` channels a lane for each of `window` pixels."""
-        return window * ceil_div(rows, self.scan_bits)
+    def launch(self, columns: int) -> int:
+        """First cycle of a part in which anything is read; its `columns` have walked to their first
+        pixels, one a cycle."""
+        return self.descriptor + columns
 
 
 #: The contract of this version; tests build others with dataclasses.replace.

@@ -31,13 +31,57 @@ class Rpu(_Frozen):
     """Random projection unit: `rows` x `elements` ternary adders, no zero skipping.
 
     A tile of P (rows x elements, 2 bit each) is held while it serves `hold` pixels; the next tile
-    loads meanwhile through a port of `port_bits` a cycle.
+    loads meanwhile through a port of `port_bits` a cycle. x^Q is gathered a word a cycle into a
+    buffer of `hold` x `elements` nibbles, and the sums of `hold` x `depth` rows have a memory.
+
+    Parameters
+    ----------
+    rows, elements : int
+        Powers of two, 1 to 1024 and 16 to 4096.
+    hold : int
+        Pixels, 1 to 1024.
+    port_bits : int
+        Of the memory that holds P; power of two, 2 to 65536.
+    depth : int
+        Largest k of a layer (k / taps for projection `tap`); a multiple of `rows`, up to 4096.
     """
 
-    rows: Annotated[int, Field(ge=1, le=1024)] = 32
-    elements: Annotated[int, Field(ge=1, le=4096)] = 512
+    rows: int = 32
+    elements: int = 512
     hold: Annotated[int, Field(ge=1, le=1024)] = 16
-    port_bits: Annotated[int, Field(ge=2, le=1 << 16)] = 2048
+    port_bits: int = 2048
+    depth: Annotated[int, Field(ge=1, le=4096)] = 512
+
+    @field_validator("rows")
+    @classmethod
+    def _check_rows(cls, value: int) -> int:
+        return _power_of_two(value, 1, 1024)
+
+    @field_validator("elements")
+    @classmethod
+    def _check_elements(cls, value: int) -> int:
+        return _power_of_two(value, 16, 4096)
+
+    @field_validator("port_bits")
+    @classmethod
+    def _check_port(cls, value: int) -> int:
+        return _power_of_two(value, 2, 1 << 16)
+
+    @model_validator(mode="after")
+    def _check_tile(self) -> Rpu:
+        if self.depth % self.rows:
+            raise ValueError(f"depth must be a multiple of rows = {self.rows}, not {self.depth}")
+        if self.port_bits > 2 * self.rows * self.elements:
+            raise ValueError(
+                f"port_bits must be at most the {2 * self.rows * self.elements} bits of a tile of P,"
+                f" not {self.port_bits}"
+            )
+        return self
+
+    @property
+    def word(self) -> int:
+        """Q, nibbles of an x^Q word."""
+        return min(64, self.elements)
 
     @property
     def load_cycles(self) -> int:
@@ -92,15 +136,20 @@ class Dma(_Frozen):
     Parameters
     ----------
     bytes_per_cycle : int
-        Width of the stream; in `resident` accounting it only sets cycles_load and cycles_store.
+        Width of the stream, a power of two up to 1024; in `resident` accounting it only sets cycles_load and cycles_store.
     capacity_kib : int or None
         None: `resident`, the store holds the layer, loads and stores are outside the latency.
         A number: on-chip store of that size; weights, inputs and outputs stream through it while
         the machine computes, and the cycles it waits for them count.
     """
 
-    bytes_per_cycle: Annotated[int, Field(ge=1, le=1 << 16)] = 64
+    bytes_per_cycle: int = 64
     capacity_kib: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+
+    @field_validator("bytes_per_cycle")
+    @classmethod
+    def _check_width(cls, value: int) -> int:
+        return _power_of_two(value, 1, 1024)
 
 
 class Machine(_Frozen):
@@ -172,6 +221,15 @@ class Machine(_Frozen):
             raise ValueError(f"window must be 1 on a structured machine, not {self.window}")
         return self
 
+    @model_validator(mode="after")
+    def _check_projection(self) -> Machine:
+        if self.rpu.rows > 16 * self.pses:
+            raise ValueError(
+                f"rpu.rows must be at most the {16 * self.pses} nibbles of a beat of p, not"
+                f" {self.rpu.rows}"
+            )
+        return self
+
     @property
     def unstructured(self) -> bool:
         return self.kind == "unstructured"
@@ -202,27 +260,40 @@ class Machine(_Frozen):
     def word_bits(self, memory: str) -> int:
         """Bits that one access of a bank of `memory` moves; the unit of the simulator's counts.
 
-        weights, x: one word of w 16-bit values. y, residual: a sub-bank of four values on U, a line
-        of 8 V values on S, written whole even when masked. xq: 64 nibbles. p: a beat of 16 w
-        nibbles. projection: the port of the RPU. parameters: M, b, M~, b~, a, c of a channel.
-        masks: 64 mask or index bits.
+        weights, x: one word of w 16-bit values. y, residual: 64 bits, of which an access moves one
+        value; every vector unit has a bank of its own. xq: a word of the projection unit. p: a beat
+        of 16 w nibbles. projection: the port of the RPU. parameters: M, b, M~, b~, a, c of a
+        channel. masks: 64 bits of a lane on U, eight bits of every vector unit on S.
         """
         return {
             "weights": 16 * self.pses,
             "x": 16 * self.pses,
-            "y": 64 if self.unstructured else 16 * self.channels_side_by_side,
-            "residual": 64 if self.unstructured else 16 * self.channels_side_by_side,
-            "xq": 256,
+            "y": 64,
+            "residual": 64,
+            "xq": 4 * self.rpu.word,
             "p": 64 * self.pses,
             "projection": self.rpu.port_bits,
             "parameters": 128,
-            "masks": 64,
+            "masks": 64 if self.unstructured else 8 * self.vpus,
         }[memory]
 
     def to_yaml(self) -> str:
         """The description as YAML that :func:`load_machine` reads back unchanged."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
+
+#: Memories of the small machines: enough for the layers of a test.
+_SMALL = Memories(
+    weights=Memory(capacity_kib=256, macro_kib=8),
+    x=Memory(capacity_kib=64, macro_kib=8),
+    y=Memory(capacity_kib=64, macro_kib=8),
+    residual=Memory(capacity_kib=64, macro_kib=8),
+    xq=Memory(capacity_kib=32, macro_kib=8),
+    p=Memory(capacity_kib=16, macro_kib=8),
+    projection=Memory(capacity_kib=64, macro_kib=8),
+    parameters=Memory(capacity_kib=16, macro_kib=4),
+    masks=Memory(capacity_kib=8, macro_kib=4),
+)
 
 #: The published machines (docs/machine.md) and small ones of the same kinds for RTL tests.
 PRESETS: dict[str, Machine] = {
@@ -246,7 +317,9 @@ PRESETS: dict[str, Machine] = {
             pses=4,
             accumulators=8,
             window=2,
-            rpu=Rpu(rows=4, elements=16, hold=4, port_bits=64),
+            rpu=Rpu(rows=4, elements=16, hold=4, port_bits=64, depth=256),
+            memories=_SMALL,
+            dma=Dma(bytes_per_cycle=8),
         ),
         Machine(
             name="structured-small",
@@ -256,7 +329,9 @@ PRESETS: dict[str, Machine] = {
             columns=2,
             accumulators=8,
             collector=4,
-            rpu=Rpu(rows=4, elements=16, hold=4, port_bits=64),
+            rpu=Rpu(rows=4, elements=16, hold=4, port_bits=64, depth=256),
+            memories=_SMALL,
+            dma=Dma(bytes_per_cycle=8),
         ),
     )
 }

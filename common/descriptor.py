@@ -1,0 +1,256 @@
+"""Descriptors: the commands the host writes and the accelerator runs, field by field.
+
+One table for the hardware's checks, the compiler, the testbenches and the documents. A descriptor
+is a row of 32-bit words: a header, one word for each field, and a last word that makes the sum of
+all words 0 modulo 2**32. Fields of signed type are two's complement. No field holds a duration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .layer import ceil_div
+from .machine import Machine
+
+__all__ = [
+    "COMPUTE",
+    "TRANSFER",
+    "Fault",
+    "Field",
+    "Flag",
+    "Target",
+    "compute_fields",
+    "memory_depth",
+    "memory_row_bits",
+    "pack",
+    "transfer_fields",
+]
+
+#: Header words: "SIN" and the kind.
+COMPUTE, TRANSFER = 0x53494E01, 0x53494E02
+
+
+class Flag(IntFlag):
+    """Bits of the field `flags` of a compute descriptor."""
+
+    APPROXIMATE = 1  # run APPROXIMATE; without it the layer is dense
+    EXACT = 2  # run EXACT
+    RANK = 4  # select the N largest of 8 (structured machine); otherwise z~ >= theta
+    INJECT = 8  # essential neurons are in the mask memory already; select nothing
+    RESIDUAL = 16  # add the residual
+    STORE_SUM = 32  # write s, before gain and offset, to the residual memory at sum_base
+    RELU = 64  # negative y become 0
+    PROJECT = 128  # run the projection unit; without it p of the pixels is in its memory already
+    TAP = 256  # projection `tap`; otherwise `patch`
+    UNSIGNED = 512  # x^Q is 0 to 15; otherwise -8 to 7
+    RELEASE = 1024  # p of a block is free after its last tile
+    OVERLAPPED = 2048  # waiting for transfers before this part counts as cycles of cause dma
+
+
+class Target(IntEnum):
+    """What a transfer fills or empties."""
+
+    WEIGHTS = 0
+    X = 1
+    RESIDUAL = 2
+    XQ = 3
+    PROJECTION = 4
+    PARAMETERS = 5
+    MASKS = 6
+    STORE_Y = 8  # 16-bit y
+    STORE_YQ = 9  # 4-bit y^Q, formed from y on the way out
+    STORE_SUM = 10  # 16-bit s, from the residual memory
+    STORE_MASKS = 11  # essential neurons as selected
+
+
+class Fault(IntEnum):
+    """Error codes of STATUS that belong to no field; field n of a descriptor has code 16 + n."""
+
+    NONE = 0
+    HEADER = 1  # not the header of a descriptor of this queue
+    SUM = 2  # the words do not add up to 0
+    STALLED = 3  # no progress for the time of the watchdog
+    COMBINATION = 4  # fields contradict each other or the machine
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field: its name, least and greatest legal value, and meaning."""
+
+    name: str
+    low: int
+    high: int
+    meaning: str
+
+    @property
+    def signed(self) -> bool:
+        return self.low < 0
+
+    @property
+    def bits(self) -> int:
+        """Bits that hold every legal value."""
+        if self.signed:
+            return max((-self.low - 1).bit_length(), self.high.bit_length()) + 1
+        return max(1, self.high.bit_length())
+
+
+#: Largest counts a descriptor may hold; they bound the counters of the hardware.
+MAX_PIXELS = 1 << 16
+MAX_CHANNELS = 1 << 12
+MAX_SIDE = 1 << 10
+MAX_KERNEL = 15
+MAX_BEATS = 1 << 15
+
+
+def memory_row_bits(machine: Machine, name: str) -> int:
+    """Bits at one address of all banks of memory `name`: the unit of a transfer."""
+    structured = not machine.unstructured
+    word, vpus = 16 * machine.pses, machine.vpus
+    return {
+        "weights": machine.lanes * machine.weight_words * word,
+        "x": machine.columns * word,
+        "y": 16 * vpus,
+        "residual": 16 * vpus,
+        "xq": 4 * machine.rpu.word,
+        "p": machine.columns * 4 * word,
+        "projection": machine.rpu.port_bits,
+        "parameters": 128 * machine.lanes * machine.weight_words,
+        "masks": 8 * vpus if structured else 64 * machine.lanes,
+    }[name]
+
+
+def memory_depth(machine: Machine, name: str) -> int:
+    """Rows of memory `name`."""
+    capacity = getattr(machine.memories, name).capacity_kib * 8192
+    return max(2, capacity // memory_row_bits(machine, name))
+
+
+def compute_fields(machine: Machine) -> tuple[Field, ...]:
+    """Fields of a COMPUTE descriptor on `machine`, in order."""
+
+    def base(name: str) -> tuple[int, int]:
+        return 0, memory_depth(machine, name) - 1
+
+    r, side = machine.accumulators, MAX_SIDE
+    far = side * side
+    flags = sum(Flag)
+    if machine.unstructured:
+        flags &= ~Flag.RANK
+    rows = [
+        ("wait", 0, 0xFFFF, "transfers, since START, that must be done before"),
+        ("flags", 0, flags, "bits of `Flag`"),
+        ("pixels", 1, MAX_PIXELS, "output pixels of the part"),
+        ("channels", 1, MAX_CHANNELS, "output channels of the part"),
+        ("w_out", 1, side, "output pixels of a row"),
+        ("batches", 1, MAX_PIXELS, "ceil(pixels / T)"),
+        # Tiles.
+        ("groups", 1, MAX_CHANNELS, "S: supergroups of 8 V channels. U: rows of V channels"),
+        ("tiles", 1, MAX_PIXELS, "blocks of batches"),
+        ("tile_depth", 0, r, "batches of a block"),
+        ("tile_more", 0, MAX_PIXELS, "the first blocks that are a batch deeper"),
+        ("sub_count", 0, r, "approximate sub-blocks of a block of tile_depth batches"),
+        ("sub_depth", 0, r, "batches of such a sub-block"),
+        ("sub_more", 0, r, "the first of them that are a batch deeper"),
+        ("sub_count_deep", 0, r, "the same for blocks of tile_depth + 1 batches"),
+        ("sub_depth_deep", 0, r, "the same for blocks of tile_depth + 1 batches"),
+        ("sub_more_deep", 0, r, "the same for blocks of tile_depth + 1 batches"),
+        # EXACT: geometry of x as the hardware sees it.
+        ("kernel", 1, MAX_KERNEL, "side of the window of x"),
+        ("stride", 1, MAX_KERNEL, "step of the window of x"),
+        ("w_in", 1, side, "pixels of a row of x"),
+        ("h_in", 1, side, "rows of x in the memory"),
+        ("row0", -MAX_KERNEL, side, "row of x at tap 0 of pixel 0; negative in the padding"),
+        ("column0", -MAX_KERNEL, 0, "column of x at tap 0 of pixel 0"),
+        ("linear0", -far, far, "row0 * w_in + column0"),
+        ("step_columns", 0, side, "T mod w_out"),
+        ("step_column", 0, far, "columns of x from a batch to the next: stride * step_columns"),
+        ("step_row", 0, far, "rows of x likewise: stride * (T div w_out)"),
+        ("step_linear", 0, far, "pixels of x likewise: step_row * w_in + step_column"),
+        ("wrap_column", 0, far, "stride * w_out"),
+        ("wrap_linear", -far, far, "stride * (w_in - w_out)"),
+        ("x_words", 1, MAX_BEATS, "words of a pixel of x"),
+        ("x_plane", 1, far, "rows of the x memory from a word of a pixel to the next"),
+        ("x_base", *base("x"), "first row of x"),
+        ("beats", 1, MAX_BEATS, "B"),
+        ("weights_base", *base("weights"), "first row of W"),
+        # APPROXIMATE.
+        ("rough_beats", 0, MAX_BEATS, "B4"),
+        ("rough_base", *base("weights"), "first row of W~"),
+        ("essential", 0, 8, "N of RANK"),
+        ("theta", -(1 << 15), 1 << 15, "essential where z~ >= theta"),
+        ("mask_base", *base("masks"), "first row of the masks"),
+        ("mask_rows", 0, memory_depth(machine, "masks"), "U: mask words of a whole tile"),
+        # Outputs.
+        ("row_bits", 0, 12, "U: address bits of a pixel's rows in y: ceil(log2(groups))"),
+        ("parameters_base", *base("parameters"), "first row of the parameters"),
+        ("y_base", *base("y"), "first row of y"),
+        ("residual_base", *base("residual"), "first row of the residual to add"),
+        ("sum_base", *base("residual"), "first row of the sums to keep"),
+        ("shift", 0, 62, "r of EXACT"),
+        ("rough_shift", 0, 62, "r~ of APPROXIMATE"),
+        ("gain_shift", 0, 62, "ra of the affine"),
+        # Projection unit: geometry of x^Q.
+        ("q_kernel", 1, MAX_KERNEL, "side of the window of x^Q"),
+        ("q_stride", 1, MAX_KERNEL, "step of the window of x^Q"),
+        ("q_w_in", 1, side, "pixels of a row of x^Q"),
+        ("q_h_in", 1, side, "rows of x^Q in the memory"),
+        ("q_row0", -MAX_KERNEL, side, "row of x^Q at tap 0 of pixel 0"),
+        ("q_column0", -MAX_KERNEL, 0, "column of x^Q at tap 0 of pixel 0"),
+        ("q_words", 1, MAX_BEATS, "words of a pixel of x^Q"),
+        ("q_plane", 1, far, "rows of the x^Q memory from a word of a pixel to the next"),
+        ("q_base", *base("xq"), "first row of x^Q"),
+        ("p_rows", 1, machine.rpu.depth, "rows of P: k, or k / taps for TAP"),
+        ("p_row_tiles", 1, ceil_div(machine.rpu.depth, machine.rpu.rows), "ceil(p_rows / rows)"),
+        ("p_element_tiles", 1, MAX_BEATS, "tiles of x^Q words of a window (TAP: of a pixel)"),
+        ("p_base", *base("projection"), "first row of P"),
+        ("p_shift", 0, 31, "sp"),
+        ("p_room", 1, memory_depth(machine, "p"), "batches the p memory holds"),
+    ]
+    return tuple(Field(*row) for row in rows)
+
+
+def transfer_fields(machine: Machine) -> tuple[Field, ...]:
+    """Fields of a TRANSFER descriptor on `machine`, in order."""
+    deepest = max(
+        memory_depth(machine, name)
+        for name in ("weights", "x", "y", "residual", "xq", "projection", "parameters", "masks")
+    )
+    rows = [
+        ("wait", 0, 0xFFFF, "computes, since START, that must be done before"),
+        ("target", 0, max(Target), "a `Target`"),
+        ("base", 0, deepest - 1, "first row"),
+        ("inner", 1, deepest, "rows without a gap"),
+        ("outer", 1, MAX_PIXELS, "runs of `inner` rows"),
+        ("stride", 0, deepest, "rows from the start of a run to the start of the next"),
+        ("quantise_shift", 0, 62, "sq of STORE_YQ"),
+        ("unsigned", 0, 1, "whether y^Q is 0 to 15 rather than -8 to 7"),
+    ]
+    return tuple(Field(*row) for row in rows)
+
+
+def pack(header: int, fields: tuple[Field, ...], values: Mapping[str, int]) -> NDArray[np.uint32]:
+    """Return the words of a descriptor: header, fields in order, checking word.
+
+    `values` holds exactly the names of `fields`; ranges are the hardware's to check.
+
+    Raises
+    ------
+    ValueError
+        If a field is missing, unknown or does not fit 32 bits.
+    """
+    names = [field.name for field in fields]
+    if set(values) != set(names):
+        raise ValueError(f"Fields must be {', '.join(names)}, not {', '.join(values)}")
+    words = [header]
+    for name in names:
+        value = int(values[name])
+        if not -(1 << 31) <= value < 1 << 32:
+            raise ValueError(f"Field {name} must fit 32 bits, not {value}")
+        words.append(value % (1 << 32))
+    words.append(-sum(words) % (1 << 32))
+    return np.array(words, dtype=np.uint32)
