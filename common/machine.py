@@ -73,8 +73,8 @@ class Rpu(_Frozen):
             raise ValueError(f"depth must be a multiple of rows = {self.rows}, not {self.depth}")
         if self.port_bits > 2 * self.rows * self.elements:
             raise ValueError(
-                f"port_bits must be at most the {2 * self.rows * self.elements} bits of a tile of P,"
-                f" not {self.port_bits}"
+                f"port_bits must be at most {2 * self.rows * self.elements}, a tile of P, not"
+                f" {self.port_bits}"
             )
         return self
 
@@ -136,7 +136,8 @@ class Dma(_Frozen):
     Parameters
     ----------
     bytes_per_cycle : int
-        Width of the stream, a power of two up to 1024; in `resident` accounting it only sets cycles_load and cycles_store.
+        Width of the stream, a power of two up to 1024; in `resident` accounting it only sets
+        cycles_load and cycles_store.
     capacity_kib : int or None
         None: `resident`, the store holds the layer, loads and stores are outside the latency.
         A number: on-chip store of that size; weights, inputs and outputs stream through it while
