@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..common.errors import InputError
+from ..common.integer import IntegerLayer
 from ..common.projection import ternary
 from ..traces import networks
-from .integer import IntegerLayer, IntegerNet
+from .integer import IntegerNet
 
 if TYPE_CHECKING:
     from .nets import ResNet
@@ -56,7 +57,7 @@ class NoiseNumbers(BaseModel):
 
 
 class LayerNumbers(BaseModel):
-    """What is no array of one layer; names as in :class:`sinai.model.integer.IntegerLayer`."""
+    """What is no array of one layer; names as in :class:`sinai.common.integer.IntegerLayer`."""
 
     model_config = _STRICT
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import InputError
+from ..common.integer import LayerRun
 from ..common.scheme import Scheme
 from ..traces import schema
 from .checkpoint import Checkpoint
-from .integer import IntegerNet, LayerRun
+from .integer import IntegerNet
 
 __all__ = ["export"]
 

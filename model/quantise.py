@@ -12,12 +12,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ..common.integer import IntegerLayer
 from ..common.layer import Layer
 from ..traces import networks
 from .calibrate import Scales
 from .chain import INPUT, chain
 from .fit import multipliers
-from .integer import IntegerLayer, IntegerNet
+from .integer import IntegerNet
 from .nets import ResNet, build
 from .sinai import SinaiConv2d, convert
 
