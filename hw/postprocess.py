@@ -1,6 +1,6 @@
 """First step behind the accumulators: a 48-bit total becomes an int16 value."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,10 +8,25 @@ from ..common.arithmetic import ACC_BITS
 from ..common.contract import CONTRACT, Contract
 from .pipeline import delay
 
-__all__ = ["Requantise"]
+__all__ = ["Requantise", "round_shift", "saturate"]
 
 #: Operations of the data path, each with register stages of its own.
 _OPERATIONS = 3
+
+
+def round_shift(value: Value, shift: Value) -> Value:
+    """round(value >> shift), ties up, of a signed value; shift 0 leaves it. One bit wider.
+
+    The bit below the last kept one, added behind the shift, equals half a step added before.
+    """
+    shifted = Cat(Const(0, 1), value).as_signed() >> shift
+    return shifted[1:].as_signed() + shifted[0]
+
+
+def saturate(value: Value) -> Value:
+    """Limit a signed value to signed 16 bit."""
+    low, high = Const(-(1 << 15), signed(16)), Const((1 << 15) - 1, signed(16))
+    return Mux(value < low, low, Mux(value > high, high, value))
 
 
 class Requantise(wiring.Component):
@@ -82,18 +97,8 @@ class Requantise(wiring.Component):
         m.d.comb += scaled.eq(biased * multiplier)
         valid, scaled, shift = delay(m, stages[1], valid, scaled, shift)
 
-        # The bit below the last kept one, added behind the shift, equals half a step added before.
-        shifted = Signal(signed(ACC_BITS + 16))
-        half = Signal()
-        rounded = Signal(signed(ACC_BITS + 17))
         value = Signal(signed(16))
-        low, high = -(1 << 15), (1 << 15) - 1
-        m.d.comb += [
-            shifted.eq(scaled >> shift),
-            half.eq(Mux(shift == 0, 0, scaled.bit_select((shift - 1)[:6], 1))),
-            rounded.eq(shifted + half),
-            value.eq(Mux(rounded < low, low, Mux(rounded > high, high, rounded))),
-        ]
+        m.d.comb += value.eq(saturate(round_shift(scaled, shift)))
         valid, value = delay(m, stages[2], valid, value)
         m.d.comb += [self.o_valid.eq(valid), self.o_value.eq(value)]
 
