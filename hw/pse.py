@@ -63,6 +63,8 @@ class PSE(wiring.Component):
         The product (at most 2**30), or the sum of products (-896 to 1024).
     """
 
+    module_name = "sinai_pse"
+
     MEANINGS: ClassVar[dict[str, str]] = {
         "valid": "operands are valid",
         "mode": "precision of the operands: 0 is sixteen int4 products summed, 1 one int16 product",

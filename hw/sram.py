@@ -10,6 +10,23 @@ from amaranth.utils import ceil_log2
 
 __all__ = ["Sram"]
 
+_MODULE = """\
+module {name}(
+  {ports}
+);
+  reg {word}words [0:{last}];
+  integer n;
+  initial begin
+    for (n = 0; n <= {last}; n = n + 1) words[n] = 0;
+    read_data = 0;
+  end
+  always @(posedge clk) begin
+    if (read_en) read_data <= words[read_address];
+{writes}
+  end
+endmodule
+"""
+
 
 class Sram(wiring.Component):
     """A bank of `depth` words of `width` bits.
@@ -40,23 +57,55 @@ class Sram(wiring.Component):
                 f" {width}, {depth} and {granularity}"
             )
         self.width, self.depth, self.granularity = width, depth, granularity
-        bits = ceil_log2(depth)
         super().__init__(
             {
                 "read_en": In(1),
-                "read_address": In(bits),
+                "read_address": In(self.address_bits),
                 "read_data": Out(width),
                 "write_en": In(width // granularity),
-                "write_address": In(bits),
+                "write_address": In(self.address_bits),
                 "write_data": In(width),
             }
         )
+
+    @property
+    def address_bits(self) -> int:
+        """Width of an address."""
+        return ceil_log2(self.depth)
 
     @property
     def module_name(self) -> str:
         """Name of its Verilog module: sinai_sram_WIDTHxDEPTH, and the granularity if it has one."""
         masked = "" if self.granularity == self.width else f"m{self.granularity}"
         return f"sinai_sram_{self.width}x{self.depth}{masked}"
+
+    def verilog(self) -> str:
+        """Behavioural Verilog of the same, under `module_name`; clk has a rising edge, no reset."""
+        ports = [
+            "input clk",
+            "input read_en",
+            f"input {_range(self.address_bits)}read_address",
+            f"output reg {_range(self.width)}read_data",
+            f"input {_range(self.width // self.granularity)}write_en",
+            f"input {_range(self.address_bits)}write_address",
+            f"input {_range(self.width)}write_data",
+        ]
+        writes = [
+            (f"write_en[{part}]", f"[{low + self.granularity - 1}:{low}]")
+            for part, low in enumerate(range(0, self.width, self.granularity))
+        ]
+        if len(writes) == 1:
+            writes = [("write_en", "")]
+        return _MODULE.format(
+            name=self.module_name,
+            ports=",\n  ".join(ports),
+            word=_range(self.width),
+            last=self.depth - 1,
+            writes="\n".join(
+                f"    if ({enable}) words[write_address]{part} <= write_data{part};"
+                for enable, part in writes
+            ),
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -73,3 +122,8 @@ class Sram(wiring.Component):
             write.data.eq(self.write_data),
         ]
         return m
+
+
+def _range(bits: int) -> str:
+    """Range of a vector in a declaration, with the blank behind it; a single bit has none."""
+    return f"[{bits - 1}:0] " if bits > 1 else ""

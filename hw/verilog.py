@@ -1,24 +1,28 @@
 # amaranth: UnusedElaboratable=no
-"""Verilog of the leaf designs of a machine, with a description of their ports."""
+"""Verilog of a machine: the designs, the memories, and the files that tools want beside them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from amaranth.back import verilog as backend
 from amaranth.hdl import Shape
+from amaranth.lib.wiring import Component
 
 from ..common.errors import InputError
 from ..common.machine import Machine
 from .pse import PSE
+from .share import Emitter
+from .sram import Sram
 from .vpu import VPU
 
-__all__ = ["WAIVERS", "Waiver", "ports", "verilog", "write"]
+__all__ = ["WAIVERS", "Design", "Memories", "Waiver", "design", "ports", "verilog", "write"]
+
+#: Where the SRAMs go: into the file of the design, or into one of their own.
+Memories = Literal["flat", "blackbox"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,13 @@ WAIVERS = (
     ),
     Waiver(
         "UNUSEDSIGNAL",
-        "*",
-        "named aliases for waveforms, and top bits of sums whose range is known to be smaller",
+        "*Signal is not used: '$*",
+        "outputs of submodules that the design at hand does not need; their wires have no name",
+    ),
+    Waiver(
+        "UNUSEDSIGNAL",
+        "*Bits of signal are not used*",
+        "top bits of sums whose range is known to be smaller, and bits that a shift drops",
     ),
     Waiver(
         "WIDTHEXPAND",
@@ -60,52 +69,108 @@ _CLOCK = {
     "rst": "reset, synchronous, high; keep it up for one edge before use",
 }
 
+#: Shares of a clock period that a design leaves to what is outside, by port direction; assumed.
+OUTSIDE = {"input": 0.3, "output": 0.3}
 
-def verilog(machine: Machine) -> dict[str, str]:
-    """Return the Verilog of each design of `machine`, by design name: sinai_pse and sinai_vpu.
+#: What a memory macro has to do, for whoever replaces the behavioural ones.
+BEHAVIOUR = (
+    "One read and one write port, both on the rising edge of clk; there is no reset. With read_en"
+    " the word at read_address is on read_data after the edge and stays there until the next edge"
+    " with read_en. Bit n of write_en writes bits n*granularity to (n+1)*granularity-1 of"
+    " write_data into the word at write_address. A word that is read at the edge that writes it"
+    " reads as before. Nothing relies on what a word holds before it is written."
+)
 
-    The names of modules and ports are stable; those inside are not.
+
+@dataclass(frozen=True)
+class Design:
+    """A design as Verilog.
+
+    `text` holds all of its modules but those of SRAMs, the design first; `sram_text` holds those,
+    and `srams` lists them with the number of instances of each.
     """
-    return {
-        name: _heading(name, machine)
-        + backend.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
-        for name, component in _designs(machine).items()
-    }
+
+    text: str
+    sram_text: str
+    srams: tuple[tuple[Sram, int], ...]
+
+
+def design(component: Component, emitter: Emitter | None = None) -> Design:
+    """Return the Verilog of `component` under its `module_name`.
+
+    Shared modules that `emitter` holds from other designs are not made again.
+    """
+    emitter = emitter or Emitter()
+    emitter.emit(component)
+    logic, memories = [], []
+    for name, instances in emitter.reach(component.module_name).items():
+        entry = emitter.entries[name]
+        if isinstance(entry.component, Sram):
+            memories.append((entry.component, instances))
+        else:
+            logic.append(entry.verilog)
+    memories.sort(key=lambda item: item[0].module_name)
+    return Design(
+        "\n".join(logic),
+        "\n".join(emitter.entries[sram.module_name].verilog for sram, _ in memories),
+        tuple(memories),
+    )
+
+
+def verilog(machine: Machine, *, memories: Memories = "flat") -> dict[str, str]:
+    """Return the Verilog of each design of `machine` by its name: sinai_pse and sinai_vpu.
+
+    With `memories` "flat" each text is complete; with "blackbox" SRAMs are instantiated only, and
+    the text under ``"sinai_sram"`` has a behavioural module for each. The names of designs and of
+    their ports are stable; those inside are not. Equal arguments give equal texts.
+    """
+    return _texts(machine, _emitted(machine), memories)
 
 
 def ports(machine: Machine) -> dict[str, Any]:
     """Return a description of the designs that JSON can hold.
 
-    For each design name: `latency` in cycles and `ports`, a list of name, direction (``"input"`` or
-    ``"output"``), width in bits, signed, meaning.
+    For each design name `ports`, a list of name, direction (``"input"`` or ``"output"``), width in
+    bits, signed, meaning; and `latency` in cycles, where a design has a fixed one.
     """
-    return {
-        name: {
-            "latency": component.latency,
-            "ports": [
-                *(_port(port, "input", 1, False, text) for port, text in _CLOCK.items()),
-                *_members(component),
-            ],
-        }
-        for name, component in _designs(machine).items()
-    }
+    described = {}
+    for component in _designs(machine):
+        fixed = {"latency": component.latency} if hasattr(component, "latency") else {}
+        clocks = [_port(port, "input", 1, False, text) for port, text in _CLOCK.items()]
+        described[component.module_name] = {**fixed, "ports": clocks + _members(component)}
+    return described
 
 
-def write(machine: Machine, directory: Path) -> list[Path]:
-    """Write a .v file a design, ports.json and verilator.vlt (the waivers); return their paths.
+def write(machine: Machine, directory: Path, *, memories: Memories = "flat") -> list[Path]:
+    """Write the Verilog of `machine` and what goes with it; return the paths.
 
-    The directory is made if need be.
+    NAME.v and NAME.sdc for each design; ports.json; verilator.vlt (the waivers); with `memories`
+    "blackbox" also sinai_sram.v and memories.json. The directory is made if need be.
 
     Raises
     ------
     InputError
-        If the directory or a file in it cannot be written.
+        If `memories` is another word; if the directory or a file in it cannot be written.
     """
+    if memories not in get_args(Memories):
+        raise InputError(f"memories must be flat or blackbox, not {memories!r}")
     directory = Path(directory)
-    files = {f"{name}.v": text for name, text in verilog(machine).items()}
-    description = {"machine": machine.name, "version": version("sinai"), "designs": ports(machine)}
-    files["ports.json"] = json.dumps(description, indent=2) + "\n"
+    heading = {"machine": machine.name, "version": version("sinai")}
+    emitted = _emitted(machine)
+    described = ports(machine)
+    files = {f"{name}.v": text for name, text in _texts(machine, emitted, memories).items()}
+    files |= {f"{name}.sdc": _constraints(name, machine, described[name]) for name in described}
+    files["ports.json"] = _json(heading | {"designs": described})
     files["verilator.vlt"] = _waiver_file()
+    if memories == "blackbox":
+        files["memories.json"] = _json(
+            heading
+            | {
+                "file": "sinai_sram.v",
+                "behaviour": BEHAVIOUR,
+                "designs": {name: _memory_list(made) for name, made in emitted.items()},
+            }
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -117,20 +182,38 @@ def write(machine: Machine, directory: Path) -> list[Path]:
     return [directory / name for name in files]
 
 
-def _designs(machine: Machine) -> Mapping[str, PSE | VPU]:
-    return {
-        "sinai_pse": PSE(),
-        "sinai_vpu": VPU(machine.pses, machine.accumulators),
+def _designs(machine: Machine) -> tuple[Component, ...]:
+    return (
+        PSE(),
+        VPU(machine.pses, machine.accumulators),
+    )
+
+
+def _emitted(machine: Machine) -> dict[str, Design]:
+    emitter = Emitter()
+    return {component.module_name: design(component, emitter) for component in _designs(machine)}
+
+
+def _texts(machine: Machine, emitted: dict[str, Design], memories: Memories) -> dict[str, str]:
+    flat = memories == "flat"
+    texts = {
+        name: "\n".join([_heading(name, machine), made.text, *([made.sram_text] if flat else [])])
+        for name, made in emitted.items()
     }
+    if not flat:
+        srams = {sram.module_name: sram for made in emitted.values() for sram, _ in made.srams}
+        modules = [srams[name].verilog() for name in sorted(srams)]
+        texts["sinai_sram"] = "\n".join([_heading("sinai_sram", machine), *modules])
+    return texts
 
 
 def _heading(name: str, machine: Machine) -> str:
     lines = [f"{name}, written by sinai {version('sinai')} for this machine:", ""]
     lines += machine.to_yaml().splitlines()
-    return "".join(f"// {line}".rstrip() + "\n" for line in lines) + "\n"
+    return "".join(f"// {line}".rstrip() + "\n" for line in lines)
 
 
-def _members(component: PSE | VPU) -> list[dict[str, Any]]:
+def _members(component: Component) -> list[dict[str, Any]]:
     described = []
     for name, member in component.signature.members.items():
         shape = Shape.cast(member.shape)
@@ -151,9 +234,46 @@ def _port(name: str, direction: str, width: int, signed: bool, meaning: str) -> 
     }
 
 
+def _memory_list(made: Design) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": sram.module_name,
+            "width": sram.width,
+            "depth": sram.depth,
+            "granularity": sram.granularity,
+            "instances": instances,
+        }
+        for sram, instances in made.srams
+    ]
+
+
+def _constraints(name: str, machine: Machine, described: dict[str, Any]) -> str:
+    """Timing constraints in SDC, times in nanoseconds."""
+    period = machine.clock_ns
+    lines = [
+        f"# {name} of machine {machine.name}; times in ns.",
+        f"create_clock -name clk -period {period:g} [get_ports clk]",
+        f"# Assumed: inputs arrive after {OUTSIDE['input']:.0%} of the period, outputs are wanted"
+        f" {OUTSIDE['output']:.0%} of it before its end.",
+    ]
+    for direction, share in OUTSIDE.items():
+        names = " ".join(
+            port["name"]
+            for port in described["ports"]
+            if port["direction"] == direction and port["name"] != "clk"
+        )
+        lines.append(f"set_{direction}_delay {share * period:g} -clock clk [get_ports {{{names}}}]")
+    lines.append("# rst is sampled by the clock like any input, so it has no false path.")
+    return "\n".join(lines) + "\n"
+
+
 def _waiver_file() -> str:
     rules = "".join(
         f'\n// {waiver.reason}\nlint_off -rule {waiver.rule} -file "*" -match "{waiver.match}"\n'
         for waiver in WAIVERS
     )
     return "`verilator_config\n" + rules
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=2) + "\n"

@@ -14,6 +14,7 @@ from ..common.contract import CONTRACT, Contract
 from .accumulator import Accumulators
 from .pipeline import balanced_sum, delay
 from .pse import OPERAND_BITS, PSE, Precision
+from .share import shared
 
 __all__ = ["VPU"]
 
@@ -80,6 +81,8 @@ class VPU(wiring.Component):
         If `pses` or `accumulators` is out of range.
     """
 
+    module_name = "sinai_vpu"
+
     MEANINGS: ClassVar[dict[str, str]] = {
         "valid": "a beat is offered; it is always taken",
         "mode": "precision of the beat: 0 is int4, 1 int16",
@@ -127,7 +130,8 @@ class VPU(wiring.Component):
         # Products, and the beat's control beside them.
         sums = []
         for n in range(self.pses):
-            m.submodules[f"pse_{n}"] = pse = PSE(contract=self.contract)
+            pse = PSE(contract=self.contract)
+            m.submodules[f"pse_{n}"] = shared(pse, platform)
             m.d.comb += [
                 pse.valid.eq(self.valid),
                 pse.mode.eq(self.mode),

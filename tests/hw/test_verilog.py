@@ -65,7 +65,11 @@ def test_latencies_are_those_of_the_contract():
 
 def test_written_files(folder):
     names = {path.name for path in folder.iterdir()}
-    assert names == {"sinai_pse.v", "sinai_vpu.v", "ports.json", "verilator.vlt"}
+    assert names == {
+        *(f"{design}.{kind}" for design in DESIGNS for kind in ("v", "sdc")),
+        "ports.json",
+        "verilator.vlt",
+    }
     data = json.loads((folder / "ports.json").read_text())
     assert data["machine"] == "structured-small"
     assert data["designs"] == ports(SMALL)
@@ -75,8 +79,8 @@ def test_heading_gives_the_machine_back(folder):
     """The comment of a file holds the machine, as YAML that reads back the same."""
     import yaml
 
-    lines = (folder / "sinai_vpu.v").read_text().split("\n\n")[0].splitlines()
-    described = yaml.safe_load("\n".join(line.removeprefix("//")[1:] for line in lines[2:]))
+    heading = re.match(r"(//.*\n)+", (folder / "sinai_vpu.v").read_text())[0].splitlines()
+    described = yaml.safe_load("\n".join(line.removeprefix("//")[1:] for line in heading[2:]))
     assert Machine.model_validate(described) == SMALL
 
 
@@ -94,6 +98,29 @@ def test_page_names_every_port_and_waiver():
 
 def test_same_machine_same_text():
     assert verilog(SMALL) == verilog(SMALL)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_each_module_is_there_once(design):
+    """The PSE is in both designs, once, however many of it there are; every instance has one."""
+    text = verilog(SMALL)[design]
+    modules = re.findall(r"^module (\S+)\s*\(", text, re.M)
+    assert len(modules) == len(set(modules))
+    assert "sinai_pse" in modules
+    instances = re.findall(r"^  (\\?sinai_\S+) \S+ \($", text, re.M)
+    assert set(instances) == set(modules) - {design}
+    assert instances.count("sinai_pse") == (SMALL.pses if design == "sinai_vpu" else 0)
+
+
+def test_constraints_follow_the_clock(folder):
+    """A clock of 2 ns: 30 % of it, 0.6 ns, outside on either side; rst like any input."""
+    text = (folder / "sinai_pse.sdc").read_text()
+    commands = [line for line in text.splitlines() if not line.startswith("#")]
+    assert commands == [
+        "create_clock -name clk -period 2 [get_ports clk]",
+        "set_input_delay 0.6 -clock clk [get_ports {rst valid mode x w}]",
+        "set_output_delay 0.6 -clock clk [get_ports {o_valid sum}]",
+    ]
 
 
 def test_unwritable_directory_is_named(tmp_path):
