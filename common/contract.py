@@ -31,6 +31,13 @@ class Contract:
 
     Parameters
     ----------
+    fetch : int
+        Last word or check of a descriptor to the cycle in which it is offered to its engine.
+    load : int
+        Of a LOAD, besides one for each word of the stream, or for each row if a word has several:
+        the start before the first word, and the write of the last row.
+    store : int
+        Of a STORE likewise: the start, the read of the first row, its way to the stream.
     descriptor : int
         From the launch of a checked descriptor to the first address, the walk of the columns to
         their first pixels apart.
@@ -67,6 +74,9 @@ class Contract:
         Bits of a mask word, of which a lane's scanner takes one pair a cycle.
     """
 
+    fetch: int = 2
+    load: int = 2
+    store: int = 5
     descriptor: int = 4
     sram_read: int = 1
     operand: int = 1
@@ -112,8 +122,8 @@ class Contract:
     @property
     def to_mask(self) -> int:
         """Unstructured L_sel: issue of the last approximate beat to the first cycle in which the
-        scanner may read its mask bit."""
-        return self.to_z + self.compare + self.mask_write
+        scanner may act on its mask bit, read from its memory."""
+        return self.to_z + self.compare + self.mask_write + self.sram_read
 
     @property
     def to_indices(self) -> int:

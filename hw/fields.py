@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import signed, unsigned
+from amaranth.hdl import Value, signed, unsigned
 from amaranth.lib.data import StructLayout
 
-from ..common.descriptor import Field, compute_fields, transfer_fields
+from ..common.descriptor import Field, Flag, compute_fields, transfer_fields
 from ..common.machine import Machine
 
-__all__ = ["compute_layout", "transfer_layout"]
+__all__ = ["compute_layout", "flag", "transfer_layout"]
 
 
 def compute_layout(machine: Machine) -> StructLayout:
@@ -25,3 +25,8 @@ def _layout(fields: tuple[Field, ...]) -> StructLayout:
     return StructLayout(
         {field.name: (signed if field.signed else unsigned)(field.bits) for field in fields}
     )
+
+
+def flag(config, which: Flag) -> Value:
+    """Bit of the field `flags` of a compute descriptor."""
+    return config.flags[which.value.bit_length() - 1]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 
-__all__ = ["balanced_sum", "delay"]
+__all__ = ["balanced_sum", "carried", "delay", "popcount", "wrapped"]
 
 
 def delay(m: Module, cycles: int, valid: Signal, *values: Signal) -> tuple[Signal, ...]:
@@ -34,3 +34,26 @@ def balanced_sum(values: Sequence[Value]) -> Value:
         pairs = [low + high for low, high in zip(values[::2], values[1::2], strict=False)]
         values = pairs + values[len(pairs) * 2 :]
     return values[0]
+
+
+def popcount(bits: Value) -> Value:
+    """Number of ones."""
+    return balanced_sum([bits[i] for i in range(len(bits))])
+
+
+def carried(m: Module, cycles: int, name: str, valid: Value, *values) -> tuple[Signal, ...]:
+    """:func:`delay` of expressions and structures, under names that begin with `name`.
+
+    What comes back is plain bits.
+    """
+    signals = [Signal(name=name)]
+    m.d.comb += signals[0].eq(valid)
+    for n, value in enumerate(map(Value.cast, values)):
+        signals.append(Signal(len(value), name=f"{name}_{n}"))
+        m.d.comb += signals[-1].eq(value)
+    return delay(m, cycles, *signals)
+
+
+def wrapped(value: Value, limit: int) -> Value:
+    """`value` modulo `limit`, for values below twice that."""
+    return Mux(value >= limit, value - limit, value)
