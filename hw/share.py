@@ -74,8 +74,7 @@ class Emitter:
         """Return an instance of the module of `component`, connected to its ports."""
         entry = self.emit(component)
         self._under_way[-1][component.module_name] += 1
-        if entry.component is not component:
-            component._MustUse__silence = True  # only its ports are wanted
+        component._MustUse__silence = True  # its ports may be all that is wanted of it
         letters = {"In": "i", "Out": "o"}
         ports = {
             f"{letters[member.flow.name]}_{'__'.join(map(str, path))}": port

@@ -107,7 +107,7 @@ def test_each_module_is_there_once(design):
     modules = re.findall(r"^module (\S+)\s*\(", text, re.M)
     assert len(modules) == len(set(modules))
     assert "sinai_pse" in modules
-    instances = re.findall(r"^  (\\?sinai_\S+) \S+ \($", text, re.M)
+    instances = re.findall(r"^  (\\?sinai_\S+) +\S+ \($", text, re.M)
     assert set(instances) == set(modules) - {design}
     assert instances.count("sinai_pse") == (SMALL.pses if design == "sinai_vpu" else 0)
 
