@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from .descriptor import memory_depth
 from .errors import InputError
+from .geometry import element_tiles, row_tiles
 from .layer import Layer, ceil_div
 from .machine import Machine
 from .scheme import GROUP, Scheme
 
-__all__ = ["block_plan", "p_room"]
+__all__ = ["Pieces", "block_plan", "p_batches", "p_room", "pieces"]
+
+
+class Pieces(NamedTuple):
+    """`count` near-equal pieces, the larger first: `more` of depth + 1, the others of `depth`."""
+
+    count: int
+    depth: int
+    more: int
+
+    @property
+    def deepest(self) -> int:
+        return self.depth + (self.more > 0)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [self.depth + (index < self.more) for index in range(self.count)]
+
+
+def pieces(total: int, deepest: int) -> Pieces:
+    """Cut `total` into the fewest near-equal pieces of at most `deepest`."""
+    count = ceil_div(total, deepest)
+    return Pieces(count, *divmod(total, count))
 
 
 def block_plan(
@@ -25,14 +51,11 @@ def block_plan(
     """
     batches = ceil_div(pixels, machine.columns)
     depth = min(_deepest(layer, machine, scheme), batches)
-    rpu, beats = machine.rpu, layer.beats(machine.pses)
+    beats = layer.beats(machine.pses)
     rough_beats = 0 if scheme.dense else layer.approximate_beats(machine.pses)
-    inner = (
-        (layer.k, layer.d) if layer.projection == "patch" else (layer.k // layer.taps, layer.c_in)
-    )
-    project = ceil_div(inner[0], rpu.rows) * ceil_div(inner[1], rpu.elements) * machine.columns
-    if scheme.dense or not projects:
-        project = 0
+    project = 0
+    if projects and not scheme.dense:
+        project = row_tiles(layer, machine) * element_tiles(layer, machine) * machine.columns
     share = float(1 - scheme.ratio)
     tiles = 1 if machine.unstructured else ceil_div(channels, machine.channels_side_by_side)
     rows = ceil_div(channels, machine.channels_side_by_side) * (
@@ -80,7 +103,11 @@ def _deepest(layer: Layer, machine: Machine, scheme: Scheme) -> int:
     return min(deepest, room // machine.columns)
 
 
+def p_batches(layer: Layer, machine: Machine) -> int:
+    """Batches of T pixels of the layer whose projection p the p memory holds."""
+    return memory_depth(machine, "p") // layer.approximate_beats(machine.pses)
+
+
 def p_room(layer: Layer, machine: Machine) -> int:
     """Pixels of the layer whose projection p the p memory holds."""
-    beats = layer.approximate_beats(machine.pses)
-    return machine.memories.p.capacity_kib * 8192 // machine.word_bits("p") // beats
+    return p_batches(layer, machine) * machine.columns

@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
+from .allocation import Bound, Move, Place, allocate, groups_of, overflow
 from .blocks import block_plan, p_room
+from .descriptor import memory_row_bits, transfer_cycles
 from .errors import InputError
+from .geometry import is_tap, p_rows
 from .layer import Layer, ceil_div
 from .machine import Machine
 from .scheme import Scheme
@@ -23,9 +26,10 @@ __all__ = ["Part", "split"]
 class Part:
     """Output rows [row, row + rows) by channels [channel, channel + channels), in placement order.
 
-    `load_bytes` and `store_bytes` cross the chip's border for it. `projects`: the projection unit
-    works for it; otherwise the part before has left p of these rows. `releases`: the next part does
-    not need p of these rows.
+    `load_bytes` and `store_bytes` cross the chip's border for it, in `load_words` and `store_words`
+    words of the stream. `projects`: the projection unit works for it; otherwise the part before has
+    left p of these rows. `releases`: the next part does not need p of these rows. `place`: where in
+    the memories it lies, and its transfers.
     """
 
     row: int
@@ -34,33 +38,51 @@ class Part:
     channels: int
     load_bytes: int
     store_bytes: int
+    place: Place
     projects: bool = True
     releases: bool = True
 
+    @property
+    def load_words(self) -> int:
+        return sum(move.words for move in self.place.loads)
 
-# Bytes of the parameters of a channel: M, b, M~, b~, a, c.
-_PARAMETER_BYTES = 16
+    @property
+    def store_words(self) -> int:
+        return sum(move.words for move in self.place.stores)
+
+
+#: What the tap memory of the projection unit holds: nibbles of a pixel, pixels of K input rows.
+_TAP_NIBBLES, _TAP_PIXELS = 64, 2048
 
 
 def split(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
+    if not scheme.dense:
+        _check_projection(layer, machine)
     if machine.resident:
-        _check_resident(layer, machine, scheme)
-        bounds = [(0, layer.h_out, 0, layer.c_out)]
-        return _with_bytes(layer, machine, scheme, bounds)
+        bounds = [Bound(0, layer.h_out, 0, layer.c_out)]
+        places, need = allocate(layer, machine, scheme, bounds)
+        if name := overflow(machine, need):
+            other = ", or set dma.capacity_kib to stream the layer"
+            raise _too_small(layer, machine, name, need[name], other)
+        return _parts(layer, machine, scheme, bounds, places)
     capacity = machine.dma.capacity_kib * 1024
     step = machine.channels_side_by_side
     best: tuple[tuple[int, int], tuple[Part, ...]] | None = None
-    for groups in _splits(ceil_div(layer.c_out, step)):
+    # The last candidate has the smallest parts.
+    for groups in _splits(groups_of(machine, layer.c_out)):
         for bands in _splits(layer.h_out):
             for rows_first in (True, False):
-                parts = _with_bytes(
-                    layer, machine, scheme, _bounds(layer, step, groups, bands, rows_first)
-                )
-                if _footprint(layer, machine, scheme, parts) > capacity:
+                bounds = _bounds(layer, step, groups, bands, rows_first)
+                places, need = allocate(layer, machine, scheme, bounds)
+                name = overflow(machine, need)
+                if name or _bytes(machine, need) > capacity:
                     continue
+                parts = _parts(layer, machine, scheme, bounds, places)
                 key = (_estimate(layer, machine, scheme, parts), len(parts))
                 if best is None or key < best[0]:
                     best = key, parts
+    if best is None and name and _bytes(machine, need) <= capacity:
+        raise _too_small(layer, machine, name, need[name], "")
     if best is None:
         raise InputError(
             f"{machine.name}: dma.capacity_kib = {machine.dma.capacity_kib} does not hold the"
@@ -76,12 +98,15 @@ def _estimate(layer: Layer, machine: Machine, scheme: Scheme, parts: tuple[Part,
             layer, machine, scheme, rows * layer.w_out, channels, projects
         )[0]
     )
-    width = machine.dma.bytes_per_cycle
+
+    def time(moves: tuple[Move, ...]) -> int:
+        return sum(transfer_cycles(machine, move.target, move.rows) for move in moves)
+
     stream = done = before = 0.0
     for part in parts:
-        stream = max(stream, before) + part.load_bytes / width
+        stream = max(stream, before) + time(part.place.loads)
         before, done = done, max(done, stream) + plan(part.rows, part.channels, part.projects)
-        stream += part.store_bytes / width
+        stream += time(part.place.stores)
     return round(max(done, stream))
 
 
@@ -90,68 +115,34 @@ def _splits(count: int) -> list[int]:
     return sorted({min(1 << i, count) for i in range(count.bit_length() + 1)})
 
 
-def _bounds(
-    layer: Layer, step: int, groups: int, bands: int, rows_first: bool
-) -> list[tuple[int, int, int, int]]:
+def _bounds(layer: Layer, step: int, groups: int, bands: int, rows_first: bool) -> list[Bound]:
     """Rows and channels of each part; `rows_first` runs through the bands of a channel range."""
     rows = ceil_div(layer.h_out, bands)
     width = ceil_div(ceil_div(layer.c_out, step), groups) * step
     row_ranges = [(r, min(rows, layer.h_out - r)) for r in range(0, layer.h_out, rows)]
     channel_ranges = [(c, min(width, layer.c_out - c)) for c in range(0, layer.c_out, width)]
     if rows_first:
-        return [(*r, *c) for c in channel_ranges for r in row_ranges]
-    return [(*r, *c) for r in row_ranges for c in channel_ranges]
+        return [Bound(*r, *c) for c in channel_ranges for r in row_ranges]
+    return [Bound(*r, *c) for r in row_ranges for c in channel_ranges]
 
 
-def _input_bytes(layer: Layer, machine: Machine, scheme: Scheme, rows: int) -> int:
-    """Input that `rows` output rows need: 16-bit x (im2col rows where the input is narrower than a
-    word), and 4-bit x^Q unless dense."""
-    needed = min(layer.h_in, (rows - 1) * layer.stride + layer.kernel)
-    values = needed * layer.w_in * layer.c_in
-    exact = values
-    if layer.c_in < machine.pses:
-        exact = rows * layer.w_out * layer.beats(machine.pses) * machine.pses
-    return 2 * exact + (0 if scheme.dense else ceil_div(values, 2))
-
-
-def _weight_bytes(layer: Layer, scheme: Scheme, channels: int) -> int:
-    """W and the parameters of `channels`, and W~ unless dense."""
-    exact = channels * (2 * layer.d + _PARAMETER_BYTES)
-    return exact + (0 if scheme.dense else channels * ceil_div(layer.k, 2))
-
-
-def _projection_bytes(layer: Layer, scheme: Scheme) -> int:
-    """P at two bits an entry."""
-    if scheme.dense:
-        return 0
-    entries = (
-        layer.k * layer.d if layer.projection == "patch" else layer.k // layer.taps * layer.c_in
-    )
-    return ceil_div(2 * entries, 8)
-
-
-def _output_bytes(layer: Layer, scheme: Scheme, rows: int, channels: int) -> int:
-    values = rows * layer.w_out * channels
-    return 2 * values + (0 if scheme.dense else ceil_div(values, 2))
-
-
-def _with_bytes(
-    layer: Layer, machine: Machine, scheme: Scheme, bounds: list[tuple[int, int, int, int]]
+def _parts(
+    layer: Layer,
+    machine: Machine,
+    scheme: Scheme,
+    bounds: list[Bound],
+    places: tuple[Place, ...],
 ) -> tuple[Part, ...]:
-    parts = []
-    previous: tuple[int, int, int, int] | None = None
-    for row, rows, channel, channels in bounds:
-        load = _output_bytes(layer, scheme, rows, channels) if layer.residual else 0
-        if previous is None:
-            load += _projection_bytes(layer, scheme)
-        # What the part before already holds is not loaded again.
-        if previous is None or previous[2:] != (channel, channels):
-            load += _weight_bytes(layer, scheme, channels)
-        if previous is None or previous[:2] != (row, rows):
-            load += _input_bytes(layer, machine, scheme, rows)
-        store = _output_bytes(layer, scheme, rows, channels)
-        parts.append(Part(row, rows, channel, channels, load, store))
-        previous = (row, rows, channel, channels)
+    width = machine.dma.bytes_per_cycle
+    parts = [
+        Part(
+            *bound,
+            load_bytes=width * sum(move.words for move in place.loads),
+            store_bytes=width * sum(move.words for move in place.stores),
+            place=place,
+        )
+        for bound, place in zip(bounds, places, strict=True)
+    ]
     # p of a band stays for its next range of channels where the whole band fits.
     if not scheme.dense:
         for index in range(1, len(parts)):
@@ -163,43 +154,37 @@ def _with_bytes(
     return tuple(parts)
 
 
-def _footprint(layer: Layer, machine: Machine, scheme: Scheme, parts: tuple[Part, ...]) -> int:
-    """Bytes on chip: P, the operand that stays once, the operand and outputs that stream twice."""
-    rows, channels = parts[0].rows, parts[0].channels
-    weights, inputs = (
-        _weight_bytes(layer, scheme, channels),
-        _input_bytes(layer, machine, scheme, rows),
-    )
-    outputs = _output_bytes(layer, scheme, rows, channels) * (2 if layer.residual else 1)
-    several_bands, several_ranges = rows < layer.h_out, channels < layer.c_out
-    weights *= 2 if several_ranges else 1
-    inputs *= 2 if several_bands else 1
-    outputs *= 2 if len(parts) > 1 else 1
-    return _projection_bytes(layer, scheme) + weights + inputs + outputs
+def _bytes(machine: Machine, need: dict[str, int]) -> int:
+    """Bytes on chip, p and masks apart."""
+    return sum(ceil_div(rows * memory_row_bits(machine, name), 8) for name, rows in need.items())
 
 
-def _check_resident(layer: Layer, machine: Machine, scheme: Scheme) -> None:
-    w = machine.pses
-    word = 2 * w
-    x_words = (
-        layer.pixels * layer.beats(w)
-        if layer.c_in < w
-        else (layer.h_in * layer.w_in * ceil_div(layer.c_in, w))
+def _too_small(layer: Layer, machine: Machine, name: str, rows: int, other: str) -> InputError:
+    capacity = getattr(machine.memories, name).capacity_kib
+    size = ceil_div(rows * memory_row_bits(machine, name), 8192)
+    return InputError(
+        f"{machine.name}: layer {layer.name} needs {size} KiB of the {name} memory, which holds"
+        f" {capacity}; raise memories.{name}.capacity_kib{other}"
     )
-    need = {"weights": layer.c_out * layer.beats(w) * word, "x": x_words * word}
-    need["y"] = 2 * layer.neurons
-    # EXACT reads the old residual again, so a new one needs a place of its own.
-    if layer.residual or layer.joined:
-        need["residual"] = 2 * layer.neurons * (layer.residual + bool(layer.joined))
-    if not scheme.dense:
-        need["weights"] += layer.c_out * layer.approximate_beats(w) * 4 * word
-        need["xq"] = ceil_div(layer.h_in * layer.w_in * layer.c_in, 2) + ceil_div(layer.neurons, 2)
-        need["projection"] = _projection_bytes(layer, scheme)
-    for name, size in need.items():
-        capacity = getattr(machine.memories, name).capacity_kib
-        if size > capacity * 1024:
-            raise InputError(
-                f"{machine.name}: layer {layer.name} needs {ceil_div(size, 1024)} KiB of the {name}"
-                f" memory, which holds {capacity}; raise memories.{name}.capacity_kib, or set"
-                " dma.capacity_kib to stream the layer"
-            )
+
+
+def _check_projection(layer: Layer, machine: Machine) -> None:
+    """What the projection unit takes."""
+    rows = p_rows(layer)
+    if rows > machine.rpu.depth:
+        raise InputError(
+            f"{machine.name}: layer {layer.name} projects to {rows} rows of P, and rpu.depth ="
+            f" {machine.rpu.depth} is the most; raise it"
+        )
+    if not is_tap(layer):
+        return
+    if rows > _TAP_NIBBLES:
+        raise InputError(
+            f"layer {layer.name}: k / taps must be at most {_TAP_NIBBLES} for projection tap, not"
+            f" {rows}; take projection patch"
+        )
+    if layer.kernel * layer.w_in > _TAP_PIXELS:
+        raise InputError(
+            f"layer {layer.name}: kernel * w_in must be at most {_TAP_PIXELS} for projection tap,"
+            f" not {layer.kernel * layer.w_in}; take projection patch"
+        )

@@ -17,14 +17,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from .blocks import block_plan
+from .allocation import groups_of
+from .blocks import Pieces, block_plan, pieces
+from .descriptor import memory_depth, memory_row_bits
 from .errors import InputError
 from .layer import Layer, ceil_div
 from .machine import Machine
 from .parts import Part, split
 from .scheme import GROUP, Scheme
 
-__all__ = ["Program", "Tile", "compile_layer"]
+__all__ = ["Program", "Tile", "compile_layer", "mask_rows"]
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled layer. `steps` are ("A" or "E", tile index) in the order of execution."""
+    """A compiled layer. `steps` are ("A" or "E", tile index) in the order of execution.
+
+    `blocks` cuts the batches of each part, T pixels each, into blocks.
+    """
 
     layer: Layer
     machine: Machine
     scheme: Scheme
     parts: tuple[Part, ...]
     tiles: tuple[Tile, ...]
+    blocks: tuple[Pieces, ...]
 
     @property
     def beats(self) -> int:
@@ -68,6 +74,10 @@ class Program:
         if self.machine.unstructured:
             return self.machine.accumulators
         return min(self.machine.accumulators // 2, self.machine.collector)
+
+    def approximate_blocks(self, batches: int) -> Pieces:
+        """Sub-blocks of the approximate pass of a tile of so many batches."""
+        return pieces(batches, self.batches_of_approximate_block)
 
     @property
     def computes_exactly(self) -> bool:
@@ -107,24 +117,41 @@ def compile_layer(layer: Layer, machine: Machine, scheme: Scheme) -> Program:
             f"scheme {scheme}: the hardware ranks groups of {GROUP}, not {scheme.group}"
         )
     parts = split(layer, machine, scheme)
+    blocks = tuple(
+        pieces(
+            ceil_div(part.rows * layer.w_out, machine.columns),
+            block_plan(
+                layer, machine, scheme, part.rows * layer.w_out, part.channels, part.projects
+            )[1],
+        )
+        for part in parts
+    )
+    if not scheme.dense:
+        _check_masks(layer, machine, parts, blocks)
     tiles: list[Tile] = []
-    for index, part in enumerate(parts):
-        tiles += _tiles(layer, machine, scheme, index, part)
-    return Program(layer, machine, scheme, parts, tuple(tiles))
+    for index in range(len(parts)):
+        tiles += _tiles(layer, machine, index, parts[index], blocks[index])
+    return Program(layer, machine, scheme, parts, tuple(tiles), blocks)
 
 
-def _tiles(layer: Layer, machine: Machine, scheme: Scheme, index: int, part: Part) -> list[Tile]:
+def mask_rows(machine: Machine, channels: int, batches: int) -> int:
+    """Rows of the mask memory that a tile of so many batches takes.
+
+    S: one a batch. U: for each window, the words of W pixels of the rows of `channels`.
+    """
+    if not machine.unstructured:
+        return batches
+    words = ceil_div(groups_of(machine, channels) * machine.window, 64)
+    return ceil_div(batches, machine.window) * words
+
+
+def _tiles(layer: Layer, machine: Machine, index: int, part: Part, blocks: Pieces) -> list[Tile]:
     pixel, pixels = part.row * layer.w_out, part.rows * layer.w_out
-    columns = machine.columns
-    batches = ceil_div(pixels, columns)
     width = part.channels if machine.unstructured else machine.channels_side_by_side
-    deepest = block_plan(layer, machine, scheme, pixels, part.channels, part.projects)[1]
-    blocks = ceil_div(batches, deepest)
-    base, more = divmod(batches, blocks)
     tiles = []
     done = 0
-    for block in range(blocks):
-        count = min((base + (block < more)) * columns, pixels - done)
+    for depth in blocks.sizes:
+        count = min(depth * machine.columns, pixels - done)
         for channel in range(0, part.channels, width):
             tiles.append(
                 Tile(
@@ -138,3 +165,17 @@ def _tiles(layer: Layer, machine: Machine, scheme: Scheme, index: int, part: Par
             )
         done += count
     return tiles
+
+
+def _check_masks(
+    layer: Layer, machine: Machine, parts: tuple[Part, ...], blocks: tuple[Pieces, ...]
+) -> None:
+    """The ring of masks holds three tiles: one under selection, two for EXACT."""
+    for part, cut in zip(parts, blocks, strict=True):
+        need = 3 * mask_rows(machine, part.channels, cut.deepest)
+        if need > memory_depth(machine, "masks"):
+            size = ceil_div(need * memory_row_bits(machine, "masks"), 8192)
+            raise InputError(
+                f"{machine.name}: layer {layer.name} needs {size} KiB of the masks memory, which"
+                f" holds {machine.memories.masks.capacity_kib}; raise memories.masks.capacity_kib"
+            )

@@ -1,0 +1,237 @@
+"""Which rows of which memory a part of a layer takes, and what is moved there and back.
+
+A memory row is the same address of all its banks. What changes from part to part has two places in
+turn, so that the load of a part runs while the part before computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from .descriptor import (
+    Target,
+    memory_depth,
+    memory_row_bits,
+    target_memory,
+    transfer_row_bits,
+)
+from .geometry import element_tiles, row_tiles, x_feed, xq_feed
+from .layer import Layer, ceil_div
+from .machine import Machine
+from .scheme import GROUP, Scheme
+
+__all__ = [
+    "Bound",
+    "Move",
+    "Place",
+    "allocate",
+    "groups_of",
+    "loaded_words",
+    "move",
+    "overflow",
+    "row_bits",
+]
+
+
+class Bound(NamedTuple):
+    """Output rows [row, row + rows) by channels [channel, channel + channels)."""
+
+    row: int
+    rows: int
+    channel: int
+    channels: int
+
+
+class Move(NamedTuple):
+    """A transfer: rows base + o * stride + i of a memory, i < inner, o < outer, in that order.
+
+    `words` is what it takes of the stream, in stream words.
+    """
+
+    target: Target
+    base: int
+    inner: int
+    outer: int
+    stride: int
+    words: int
+
+    @property
+    def rows(self) -> int:
+        return self.inner * self.outer
+
+
+class Place(NamedTuple):
+    """First rows of a part's operands and results in their memories, and its transfers.
+
+    Weights of APPROXIMATE, `rough`, follow those of EXACT; `sums` is a place in the residual
+    memory. What the part does not use has base 0.
+    """
+
+    weights: int
+    rough: int
+    parameters: int
+    x: int
+    xq: int
+    projection: int
+    residual: int
+    sums: int
+    y: int
+    loads: tuple[Move, ...]
+    stores: tuple[Move, ...]
+
+
+def groups_of(machine: Machine, channels: int) -> int:
+    """Rows of V channels on U, supergroups of 8 V on S."""
+    return ceil_div(channels, machine.channels_side_by_side)
+
+
+def row_bits(machine: Machine, channels: int) -> int:
+    """Address bits of a pixel's rows in the y memory of U; 0 on S."""
+    return (groups_of(machine, channels) - 1).bit_length() if machine.unstructured else 0
+
+
+def move(
+    machine: Machine, target: Target, base: int, inner: int, outer: int = 1, stride: int = 0
+) -> Move:
+    """The transfer of these rows, with the words it takes of the stream."""
+    bits = inner * outer * transfer_row_bits(machine, target)
+    words = ceil_div(bits, 8 * machine.dma.bytes_per_cycle)
+    return Move(target, base, inner, outer, stride, words)
+
+
+def loaded_words(machine: Machine, moves: Iterable[Move]) -> dict[str, int]:
+    """Bank words that LOADs write, by memory: every bank of a row, whole."""
+    counts: dict[str, int] = {}
+    for each in moves:
+        name = target_memory(each.target)
+        bank = 16 if name in ("y", "residual") else machine.word_bits(name)
+        banks = memory_row_bits(machine, name) // bank
+        counts[name] = counts.get(name, 0) + banks * each.rows
+    return counts
+
+
+def allocate(
+    layer: Layer, machine: Machine, scheme: Scheme, bounds: Sequence[Bound]
+) -> tuple[tuple[Place, ...], dict[str, int]]:
+    """Return the place of each part and the rows that each memory needs.
+
+    What a part shares with the part before is not loaded again. Not in the need, since they depend
+    on how a part is cut into tiles: p and masks.
+    """
+    exact, sums = layer.residual, bool(layer.joined)
+    rough = not scheme.dense
+
+    @cache
+    def of_channels(channels: int) -> tuple[int, int, int]:
+        return _weight_rows(layer, machine, rough, channels)
+
+    @cache
+    def of_rows(row: int, rows: int) -> tuple[int, int]:
+        x, xq = x_feed(layer, machine, row, rows), xq_feed(layer, machine, row, rows)
+        return x.words * ceil_div(x.pixels, machine.columns), rough * xq.words * xq.pixels
+
+    @cache
+    def of_both(rows: int, channels: int) -> tuple[int, int, int, int]:
+        """Rows that outputs span in y, and inner, outer and stride of their transfer."""
+        groups, pixels = groups_of(machine, channels), rows * layer.w_out
+        if machine.unstructured:
+            gap = 1 << row_bits(machine, channels)
+            return (pixels - 1) * gap + groups, groups, pixels, gap
+        lines = groups * ceil_div(pixels, machine.columns) * GROUP
+        return lines, lines, 1, 0
+
+    ranges = _Turns((bound.channel, bound.channels) for bound in bounds)
+    bands = _Turns((bound.row, bound.rows) for bound in bounds)
+    copies = min(2, len(bounds))
+    weights = [of_channels(bound.channels) for bound in bounds]
+    inputs = [of_rows(bound.row, bound.rows) for bound in bounds]
+    outputs = [of_both(bound.rows, bound.channels) for bound in bounds]
+    weight_slot = max(first + second for first, second, _ in weights)
+    parameter_slot = max(third for *_, third in weights)
+    x_slot, xq_slot = (max(each[n] for each in inputs) for n in (0, 1))
+    y_slot = max(each[0] for each in outputs)
+    matrix = 0
+    if rough:
+        matrix = row_tiles(layer, machine) * element_tiles(layer, machine) * machine.rpu.load_cycles
+    need = {
+        "weights": ranges.copies * weight_slot,
+        "x": bands.copies * x_slot,
+        "y": copies * y_slot,
+        "residual": copies * y_slot * (exact + sums),
+        "xq": bands.copies * xq_slot,
+        "projection": matrix,
+        "parameters": ranges.copies * parameter_slot,
+    }
+    places = []
+    for index in range(len(bounds)):
+        slot, turn, band = index % 2, ranges.turn[index], bands.turn[index]
+        whole, coarse, per_channel = weights[index]
+        x, xq = inputs[index]
+        shape = outputs[index][1:]
+        place = Place(
+            weights=turn * weight_slot,
+            rough=turn * weight_slot + whole if rough else 0,
+            parameters=turn * parameter_slot,
+            x=band * x_slot,
+            xq=band * xq_slot,
+            projection=0,
+            residual=slot * y_slot if exact else 0,
+            sums=(copies * exact + slot) * y_slot if sums else 0,
+            y=slot * y_slot,
+            loads=(),
+            stores=(),
+        )
+        loads = []
+        if rough and index == 0:
+            loads.append(move(machine, Target.PROJECTION, 0, matrix))
+        if rough and bands.fresh[index]:
+            loads.append(move(machine, Target.XQ, place.xq, xq))
+        if ranges.fresh[index]:
+            loads.append(move(machine, Target.WEIGHTS, place.weights, whole + coarse))
+            loads.append(move(machine, Target.PARAMETERS, place.parameters, per_channel))
+        if bands.fresh[index]:
+            loads.append(move(machine, Target.X, place.x, x))
+        if exact:
+            loads.append(move(machine, Target.RESIDUAL, place.residual, *shape))
+        stores = [move(machine, Target.STORE_Y, place.y, *shape)]
+        if rough:
+            stores.append(move(machine, Target.STORE_YQ, place.y, *shape))
+        places.append(place._replace(loads=tuple(loads), stores=tuple(stores)))
+    return tuple(places), need
+
+
+def overflow(machine: Machine, need: dict[str, int]) -> str | None:
+    """The first memory that has fewer rows than it needs, or None."""
+    return next((name for name, rows in need.items() if rows > memory_depth(machine, name)), None)
+
+
+class _Turns:
+    """Which of two places each part uses for what it shares with its neighbours of equal key.
+
+    `fresh`: the part needs a load. `turn`: the place. `copies`: places needed.
+    """
+
+    def __init__(self, keys: Iterable[tuple[int, int]]):
+        self.fresh: list[bool] = []
+        self.turn: list[int] = []
+        before, loads = None, 0
+        for key in keys:
+            self.fresh.append(key != before)
+            loads += key != before
+            self.turn.append((loads - 1) % 2)
+            before = key
+        self.copies = min(2, loads)
+
+
+def _weight_rows(
+    layer: Layer, machine: Machine, rough: bool, channels: int
+) -> tuple[int, int, int]:
+    """Rows of W, of W~ and of the parameters of `channels`."""
+    groups = groups_of(machine, channels)
+    beats, rough_beats = layer.beats(machine.pses), rough * layer.approximate_beats(machine.pses)
+    if machine.unstructured:
+        return beats * groups, 4 * rough_beats * groups, groups
+    lines = GROUP // machine.weight_words
+    return groups * beats * lines, groups * 4 * rough_beats * lines, groups * lines
