@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -38,25 +37,17 @@ _DRIVER = Path(__file__).with_name("verilated_core.cpp")
 #: To C++: registers start at zero as in Amaranth's simulator, and functions are of a size that
 #: compilers take in their stride.
 _TRANSLATE = [
-    "--cc",
-    "--no-timing",
-    "--no-assert",
-    "-O3",
-    "--x-assign",
-    "fast",
-    "--x-initial",
-    "fast",
-    "-Wno-lint",
-    "-Wno-style",
-    "--output-split",
-    "20000",
-    "--output-split-cfuncs",
-    "2000",
+    *("--cc", "--no-timing", "--no-assert", "-O3", "-Wno-lint", "-Wno-style"),
+    *("--x-assign", "fast", "--x-initial", "fast"),
+    *("--output-split", "20000", "--output-split-cfuncs", "2000"),
 ]
 
 #: To machine code: what runs every cycle, and what runs once.
 _COMPILE = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-w"]
 _OFTEN, _ONCE = ["-O2"], ["-O0"]
+
+#: Size of a unit of translation.
+_UNIT_BYTES = 400_000
 
 #: Cycles within which the host port has to answer.
 _HOST_LIMIT = 10_000
@@ -314,44 +305,78 @@ def library(text: str, top: str, *, cache: Path | None = None) -> Path:
     MissingError, InputError
         As :class:`VerilatedCore`.
     """
-    tool, cxx = verilator(), compiler()
-    if cxx is None:
-        raise MissingError("Compiled simulation needs a C++ compiler; install g++ or set CXX")
+    tool, cxx, cache = verilator(), _cxx(), cache or _cache()
     driver = _DRIVER.read_text(encoding="utf-8")
     options = [*_TRANSLATE, *_COMPILE, *_OFTEN, *_ONCE, "--top-module", top]
     key = _digest(text, driver, *options, _version(*tool), _version(cxx))
-    with _locked(cache or _cache(), key) as folder:
+    with _locked(cache, key) as folder:
         path = folder / f"{key}.so"
         if not path.exists():
+            support = _support(cache, tool)
             with tempfile.TemporaryDirectory(dir=folder) as work:
-                made = _compile(Path(work), text, top, tool, cxx)
-                os.replace(made, path)
+                os.replace(_compile(Path(work), text, top, tool, support), path)
     return path
 
 
-def _compile(work: Path, text: str, top: str, tool: list[str], cxx: str) -> Path:
+def _compile(work: Path, text: str, top: str, tool: list[str], support: list[Path]) -> Path:
     """Make the library in the empty folder `work`."""
     (work / "core.v").write_text(text, encoding="utf-8")
-    names = ["--prefix", "Vcore", "--top-module", top, "--Mdir", "made"]
+    names = ["--prefix", "Vcore", "--top-module", top, "--Mdir", "."]
     _run([*tool, *_TRANSLATE, *names, "core.v"], work)
-    root = Path(_run([*tool, "--getenv", "VERILATOR_ROOT"], work).strip(), "include")
-    classes = (work / "made" / "Vcore_classes.mk").read_text(encoding="utf-8")
-    support = re.search(r"^VM_GLOBAL_FAST \+= \\\n((?:\s+\w+ \\\n)*)", classes, re.M)[1]
-    sources = [*(work / "made").glob("*.cpp"), _DRIVER]
-    sources += [root / f"{name}.cpp" for name in re.findall(r"\w+", support)]
-    sources.sort(key=lambda source: source.stat().st_size, reverse=True)  # the longest first
-    include = [f"-I{work / 'made'}", f"-I{root}", f"-I{root / 'vltstd'}"]
+    often, once = [_DRIVER], []
+    for source in sorted(work.glob("*.cpp")):
+        (once if source.stem.endswith("__Slow") else often).append(source)
+    units = [(f"once_{n}.cpp", _ONCE, unit) for n, unit in enumerate(_units(once))]
+    units += [(f"often_{n}.cpp", _OFTEN, unit) for n, unit in enumerate(_units(often))]
+    for name, _, sources in units:
+        includes = "".join(f'#include "{source}"\n' for source in sources)
+        (work / name).write_text(includes, encoding="utf-8")
+    objects = _objects([(Path(name), level) for name, level, _ in units], work, tool)
+    _run([_cxx(), "-shared", "-o", "core.so", *objects, *map(str, support), "-pthread"], work)
+    return work / "core.so"
 
-    def compiled(source: Path) -> str:
+
+def _units(sources: list[Path]) -> Iterator[list[Path]]:
+    """Group sources, since each unit of translation takes a second for Verilator's headers."""
+    unit, size = [], 0
+    for source in sources:
+        bytes_ = source.stat().st_size
+        if unit and size + bytes_ > _UNIT_BYTES:
+            yield unit
+            unit, size = [], 0
+        unit.append(source)
+        size += bytes_
+    if unit:
+        yield unit
+
+
+def _objects(units: list[tuple[Path, list[str]]], work: Path, tool: list[str]) -> list[str]:
+    """Compile each source at its level, side by side, into `work`; return names of objects."""
+    root = _include(*tool)
+    include = [f"-I{work}", f"-I{root}", f"-I{root / 'vltstd'}"]
+
+    def compiled(unit: tuple[Path, list[str]]) -> str:
+        source, level = unit
         target = f"{source.stem}.o"
-        level = _ONCE if source.stem.endswith("__Slow") else _OFTEN
-        _run([cxx, *_COMPILE, *level, *include, "-c", "-o", target, str(source)], work)
+        _run([_cxx(), *_COMPILE, *level, *include, "-c", "-o", target, str(source)], work)
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, sources))
-    _run([cxx, "-shared", "-o", "core.so", *objects, "-pthread"], work)
-    return work / "core.so"
+        return list(pool.map(compiled, units))
+
+
+def _support(cache: Path, tool: list[str]) -> list[Path]:
+    """Objects of what every model needs of Verilator; compiled once for all."""
+    key = _digest(*_COMPILE, *_ONCE, _version(*tool), _version(_cxx()))
+    sources = [_include(*tool) / name for name in ("verilated.cpp", "verilated_threads.cpp")]
+    with _locked(cache, key) as folder:
+        objects = [folder / f"{key}-{source.stem}.o" for source in sources]
+        if not all(path.exists() for path in objects):
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                made = _objects([(source, _ONCE) for source in sources], Path(work), tool)
+                for name, path in zip(made, objects, strict=True):
+                    os.replace(Path(work, name), path)
+    return objects
 
 
 def _run(command: list[str], folder: Path) -> str:
@@ -367,6 +392,18 @@ def _run(command: list[str], folder: Path) -> str:
             " compiler of C++17"
         )
     return done.stdout
+
+
+def _cxx() -> str:
+    if found := compiler():
+        return found
+    raise MissingError("Compiled simulation needs a C++ compiler; install g++ or set CXX")
+
+
+@cache
+def _include(*tool: str) -> Path:
+    """Verilator's folder of headers and sources."""
+    return Path(_run([*tool, "--getenv", "VERILATOR_ROOT"], Path.cwd()).strip(), "include")
 
 
 @cache
