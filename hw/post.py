@@ -141,21 +141,23 @@ class Post(wiring.Component):
             requantise.shift.eq(Mux(self.rough, self.rough_shift, self.shift)),
         ]
 
-        # Rough ones are looked at by the selector.
-        rough_valid = Signal()
-        m.d.comb += rough_valid.eq(self.valid & self.rough)
-        (z_valid,) = delay(m, self.contract.requantise, rough_valid)
-        m.d.comb += [self.z_valid.eq(z_valid), self.z.eq(requantise.o_value)]
-
-        # Gain, offset and place go along; a cycle before z the residual is read.
+        # Kind, gain, offset and place go along; a cycle before z its residual is read.
         gain, offset = Signal(signed(16)), Signal(signed(16))
         m.d.comb += [gain.eq(scale.gain), offset.eq(scale.offset)]
-        before = delay(m, self.contract.requantise - 1, self.valid, gain, offset, self.address)
+        before = delay(
+            m,
+            self.contract.requantise - 1,
+            self.valid,
+            self.rough,
+            gain,
+            offset,
+            self.address,
+        )
         m.d.comb += [
             self.residual_en.eq(before[0] & self.add_residual),
             self.residual_address.eq(before[-1]),
         ]
-        valid, gain, offset, address = delay(m, 1, *before)
+        valid, rough, gain, offset, address = delay(m, 1, *before)
         m.d.comb += [
             merge.valid.eq(valid),
             merge.value.eq(requantise.o_value),
@@ -166,10 +168,12 @@ class Post(wiring.Component):
             merge.relu.eq(self.relu),
         ]
 
-        # Out.
-        _, address = delay(m, self.contract.merge, valid, address)
+        # Out. Both valid bits are registers of the same value.
+        written, address = delay(m, self.contract.merge, valid, address)
         m.d.comb += [
-            self.y_en.eq(merge.o_valid),
+            self.z_valid.eq(requantise.o_valid & rough),
+            self.z.eq(requantise.o_value),
+            self.y_en.eq(written),
             self.y_address.eq(address),
             self.y.eq(merge.o_value),
             self.sum_en.eq(merge.o_valid & self.keep_sum),

@@ -24,9 +24,10 @@ def round_shift(value: Value, shift: Value) -> Value:
 
 
 def saturate(value: Value) -> Value:
-    """Limit a signed value to signed 16 bit."""
-    low, high = Const(-(1 << 15), signed(16)), Const((1 << 15) - 1, signed(16))
-    return Mux(value < low, low, Mux(value > high, high, value))
+    """Limit a signed value, wider than 16 bit, to signed 16 bit: it fits if its top bits agree."""
+    top = value[15:]
+    limit = Mux(value[-1], Const(-(1 << 15), signed(16)), Const((1 << 15) - 1, signed(16)))
+    return Mux(top.all() | ~top.any(), value[:16].as_signed(), limit)
 
 
 class Requantise(wiring.Component):

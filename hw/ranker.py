@@ -10,7 +10,8 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..common.contract import CONTRACT, Contract
-from .pipeline import balanced_sum, delay
+from .pipeline import delay, popcount
+from .threshold import reaches
 
 __all__ = ["GROUP", "Ranker"]
 
@@ -119,22 +120,27 @@ class Ranker(wiring.Component):
         )
         old = values.read_port(domain="comb")
         store = values.write_port(granularity=1)
+        here = Signal(GROUP)
         larger, at_least = Signal(GROUP), Signal(GROUP)
         keep = Signal()
         m.d.comb += [
+            here.bit_select(self.row, 1).eq(1),
             old.addr.eq(self.slot),
             store.addr.eq(self.slot),
             store.data.eq(Cat(self.z for _ in range(GROUP))),
-            store.en.eq(Mux(self.valid, 1 << self.row, 0)),
-            keep.eq(self.exists & (self.use_rank | (self.z >= self.theta))),
+            store.en.eq(Mux(self.valid, here, 0)),
+            keep.eq(self.exists & (self.use_rank | reaches(self.z, self.theta))),
         ]
-        for row in range(GROUP):
+        for n in range(GROUP):
+            earlier = here[n + 1 :].any()
+            beats = Signal(name=f"beats_{n}")
             m.d.comb += [
-                larger[row].eq(self.exists & (row < self.row) & (self.z > old.data[row])),
-                at_least[row].eq((row < self.row) & (self.z <= old.data[row])),
+                beats.eq(self.z > old.data[n]),
+                larger[n].eq(earlier & self.exists & beats),
+                at_least[n].eq(earlier & ~beats),
             ]
-        valid, slot, row, larger, at_least, keep = delay(
-            m, behind[0], self.valid, self.slot, self.row, larger, at_least, keep
+        valid, slot, here, larger, at_least, keep = delay(
+            m, behind[0], self.valid, self.slot, here, larger, at_least, keep
         )
 
         # Places so far: read, brought up to date and written in one cycle.
@@ -143,18 +149,25 @@ class Ranker(wiring.Component):
         )
         before = places.read_port(domain="comb")
         after = places.write_port()
-        mask = Signal(GROUP)
-        m.d.comb += [before.addr.eq(slot), after.addr.eq(slot), after.en.eq(valid)]
+        own = Signal(ceil_log2(GROUP))
+        mask, done = Signal(GROUP), Signal()
+        m.d.comb += [
+            before.addr.eq(slot),
+            after.addr.eq(slot),
+            after.en.eq(valid),
+            own.eq(popcount(at_least)),
+            done.eq(valid & here[-1]),
+        ]
         for n in range(GROUP):
-            new, was = after.data[n], before.data[n]
+            was, new = before.data[n], after.data[n]
+            first = Signal(name=f"first_{n}")
             m.d.comb += [
-                new.rank.eq(Mux(row == n, balanced_sum(list(at_least)), was.rank + larger[n])),
-                new.keep.eq(Mux(row == n, keep, was.keep)),
-                mask[n].eq(new.keep & (~self.use_rank | (new.rank < self.essential))),
+                new.rank.eq(Mux(here[n], own, was.rank + larger[n])),
+                new.keep.eq(Mux(here[n], keep, was.keep)),
+                first.eq(self.essential[-1] | (new.rank < self.essential[:-1])),
+                mask[n].eq(new.keep & (first | ~self.use_rank)),
             ]
 
-        done = Signal()
-        m.d.comb += done.eq(valid & (row == GROUP - 1))
         done, slot, mask = delay(m, behind[1], done, slot, mask)
         m.d.comb += [self.o_valid.eq(done), self.o_slot.eq(slot), self.o_mask.eq(mask)]
 

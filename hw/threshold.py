@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -10,7 +10,15 @@ from amaranth.utils import ceil_log2
 from ..common.contract import CONTRACT, Contract
 from .pipeline import delay
 
-__all__ = ["ThresholdMask"]
+__all__ = ["ThresholdMask", "reaches"]
+
+
+def reaches(z: Value, theta: Value) -> Value:
+    """z >= theta of a signed 16-bit z and a signed 17-bit theta, -32768 to 32768.
+
+    No z reaches 32768, the only theta that 16 bits do not hold.
+    """
+    return (theta[16] == theta[15]) & (z >= theta[:16].as_signed())
 
 
 class ThresholdMask(wiring.Component):
@@ -86,10 +94,11 @@ class ThresholdMask(wiring.Component):
         m = Module()
 
         gathered, bits = Signal(self.window), Signal(self.window)
-        essential, done = Signal(), Signal()
+        here = Signal(1 << len(self.position))
+        done = Signal()
         m.d.comb += [
-            essential.eq(self.exists & (self.z >= self.theta)),
-            bits.eq(Mux(self.position == 0, 0, gathered) | (essential << self.position)),
+            here.bit_select(self.position, 1).eq(self.exists & reaches(self.z, self.theta)),
+            bits.eq(Mux(self.position.any(), gathered, 0) | here),
             done.eq(self.valid & self.last),
         ]
         with m.If(self.valid):
