@@ -14,6 +14,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
+from .contract import CONTRACT, Contract
 from .layer import ceil_div
 from .machine import Machine
 
@@ -28,7 +29,12 @@ __all__ = [
     "memory_depth",
     "memory_row_bits",
     "pack",
+    "slot_words",
+    "sub_depth",
+    "target_memory",
+    "transfer_cycles",
     "transfer_fields",
+    "transfer_row_bits",
 ]
 
 #: Header words: "SIN" and the kind.
@@ -76,6 +82,7 @@ class Fault(IntEnum):
     SUM = 2  # the words do not add up to 0
     STALLED = 3  # no progress for the time of the watchdog
     COMBINATION = 4  # fields contradict each other or the machine
+    RING = 5  # more descriptors announced than the queue has slots
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,51 @@ def memory_row_bits(machine: Machine, name: str) -> int:
 
 
 def memory_depth(machine: Machine, name: str) -> int:
-    """Rows of memory `name`."""
+    """Rows of memory `name`; of the residual, rows of either half: sums to add, sums to keep."""
     capacity = getattr(machine.memories, name).capacity_kib * 8192
+    if name == "residual":
+        capacity //= 2
     return max(2, capacity // memory_row_bits(machine, name))
+
+
+def target_memory(target: Target) -> str:
+    """Name of the memory that `target` fills or empties."""
+    return {
+        Target.WEIGHTS: "weights",
+        Target.X: "x",
+        Target.RESIDUAL: "residual",
+        Target.XQ: "xq",
+        Target.PROJECTION: "projection",
+        Target.PARAMETERS: "parameters",
+        Target.MASKS: "masks",
+        Target.STORE_Y: "y",
+        Target.STORE_YQ: "y",
+        Target.STORE_SUM: "residual",
+        Target.STORE_MASKS: "masks",
+    }[target]
+
+
+def transfer_row_bits(machine: Machine, target: Target) -> int:
+    """Bits of a row of `target` in the stream: those of the memory, y^Q a quarter of y."""
+    bits = memory_row_bits(machine, target_memory(target))
+    return bits // 4 if target is Target.STORE_YQ else bits
+
+
+def transfer_cycles(
+    machine: Machine, target: Target, rows: int, contract: Contract = CONTRACT
+) -> int:
+    """Cycles of a transfer of `rows` rows while the stream never waits.
+
+    They count from the first cycle in which the transfer may start to the first in which it counts
+    as done. A stream word a cycle, and a row a cycle.
+    """
+    words = ceil_div(rows * transfer_row_bits(machine, target), 8 * machine.dma.bytes_per_cycle)
+    return max(words, rows) + (contract.store if target >= Target.STORE_Y else contract.load)
+
+
+def sub_depth(machine: Machine) -> int:
+    """Most batches of an approximate sub-block: two rows in the accumulators, and the collector."""
+    return min(machine.accumulators // 2, machine.collector)
 
 
 def compute_fields(machine: Machine) -> tuple[Field, ...]:
@@ -138,12 +187,10 @@ def compute_fields(machine: Machine) -> tuple[Field, ...]:
 
     r, side = machine.accumulators, MAX_SIDE
     far = side * side
-    flags = sum(Flag)
-    if machine.unstructured:
-        flags &= ~Flag.RANK
+    sub = r if machine.unstructured else sub_depth(machine)
     rows = [
         ("wait", 0, 0xFFFF, "transfers, since START, that must be done before"),
-        ("flags", 0, flags, "bits of `Flag`"),
+        ("flags", 0, sum(Flag), "bits of `Flag`"),
         ("pixels", 1, MAX_PIXELS, "output pixels of the part"),
         ("channels", 1, MAX_CHANNELS, "output channels of the part"),
         ("w_out", 1, side, "output pixels of a row"),
@@ -151,13 +198,13 @@ def compute_fields(machine: Machine) -> tuple[Field, ...]:
         # Tiles.
         ("groups", 1, MAX_CHANNELS, "S: supergroups of 8 V channels. U: rows of V channels"),
         ("tiles", 1, MAX_PIXELS, "blocks of batches"),
-        ("tile_depth", 0, r, "batches of a block"),
+        ("tile_depth", 1, r, "batches of a block"),
         ("tile_more", 0, MAX_PIXELS, "the first blocks that are a batch deeper"),
         ("sub_count", 0, r, "approximate sub-blocks of a block of tile_depth batches"),
-        ("sub_depth", 0, r, "batches of such a sub-block"),
+        ("sub_depth", 0, sub, "batches of such a sub-block"),
         ("sub_more", 0, r, "the first of them that are a batch deeper"),
         ("sub_count_deep", 0, r, "the same for blocks of tile_depth + 1 batches"),
-        ("sub_depth_deep", 0, r, "the same for blocks of tile_depth + 1 batches"),
+        ("sub_depth_deep", 0, sub, "the same for blocks of tile_depth + 1 batches"),
         ("sub_more_deep", 0, r, "the same for blocks of tile_depth + 1 batches"),
         # EXACT: geometry of x as the hardware sees it.
         ("kernel", 1, MAX_KERNEL, "side of the window of x"),
@@ -231,6 +278,11 @@ def transfer_fields(machine: Machine) -> tuple[Field, ...]:
         ("unsigned", 0, 1, "whether y^Q is 0 to 15 rather than -8 to 7"),
     ]
     return tuple(Field(*row) for row in rows)
+
+
+def slot_words(fields: tuple[Field, ...]) -> int:
+    """Words from a slot of a queue to the next: a power of two that holds a descriptor."""
+    return 1 << (len(fields) + 1).bit_length()
 
 
 def pack(header: int, fields: tuple[Field, ...], values: Mapping[str, int]) -> NDArray[np.uint32]:
