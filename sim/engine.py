@@ -1,34 +1,41 @@
-"""The event simulation of one layer: DMA, projection unit and vector unit as SimPy processes.
+"""The simulation of one layer: its parts by recurrences, their transfers as SimPy processes.
 
-Time is counted in clock cycles from the start of the layer. The processes meet where state is
-shared: data of a part on chip, p memory space, p ready. Between those points the vector unit passes
-whole runs of beats by the recurrences of `stream`, which give the same cycles as beat-by-beat
-stepping. Nothing here knows an energy; events are counted under the names of `counts`.
+A part is a compute of its own: launched, drained, nothing of it overlaps with the part before or
+after but transfers. So the cycles of a part follow from the part alone, by the recurrences of
+`stream`, `scanner` and `projection`, which give the same cycles as stepping would; the queues of
+transfers and computes are event-driven. Nothing here knows an energy; events are counted under the
+names of `counts`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
-from ..common.contract import Contract
-from ..common.layer import ceil_div
+from ..common.allocation import loaded_words
+from ..common.contract import STALL_CAUSES, Contract
+from ..common.descriptor import Target
 from ..common.program import Program
 from .structured import StructuredUnit
+from .transfers import move_cycles, run_queues
 from .unstructured import UnstructuredUnit
+from .vector_unit import Step
 
-__all__ = ["LayerRun", "simulate_layer"]
+__all__ = ["LayerRun", "simulate_layer", "steps_of"]
 
 
 @dataclass(frozen=True)
 class LayerRun:
     """Result of one layer and image: cycles, their causes, slots, MACs and event counts.
 
-    cycles = busy + all stalls; V * T * busy = the sum of slots. `projected` counts the vectors
-    multiplied by P: im2col rows (`patch`) or input pixels (`tap`).
+    cycles = busy + all stalls; V * T * busy = the sum of slots. With resident accounting the cycles
+    are those of the compute, from its launch to its last write; otherwise they begin with START and
+    end with the last store. `projected` counts the vectors multiplied by P: im2col rows (`patch`)
+    or input pixels (`tap`). `steps` has every step of every part, in order.
     """
 
     cycles: int
@@ -41,6 +48,20 @@ class LayerRun:
     cycles_load: int
     cycles_store: int
     counts: dict[str, int]
+    steps: tuple[Step, ...]
+
+
+def steps_of(program: Program, part: int) -> list[tuple[str, int]]:
+    """Steps of a part in the order of execution: A0 A1 E0 A2 E1 ..., as ("A" or "E", tile)."""
+    tiles = [index for index, tile in enumerate(program.tiles) if tile.part == part]
+    if program.scheme.dense:
+        return [("E", tile) for tile in tiles]
+    if not program.computes_exactly:
+        return [("A", tile) for tile in tiles]
+    steps = [("A", tiles[0])]
+    for before, tile in pairwise(tiles):
+        steps += [("A", tile), ("E", before)]
+    return [*steps, ("E", tiles[-1])]
 
 
 def simulate_layer(
@@ -51,20 +72,42 @@ def simulate_layer(
     `mask` is (P, C_out) in placement order, True where essential; None where the program alone
     decides the work (dense, structured).
     """
-    env = simpy.Environment()
-    kind = UnstructuredUnit if program.machine.unstructured else StructuredUnit
-    unit = kind(env, program, mask, contract)
-    env.run(env.process(unit.run()))
-    width = program.machine.dma.bytes_per_cycle
+    machine, parts = program.machine, program.parts
+    kind = UnstructuredUnit if machine.unstructured else StructuredUnit
+    units = []
+    for index in range(len(parts)):
+        unit = kind(program, index, mask, contract)
+        unit.run(steps_of(program, index))
+        units.append(unit)
+    stalls = {cause: sum(unit.clock.stalls[cause] for unit in units) for cause in STALL_CAUSES}
+    cycles = sum(unit.clock.now for unit in units)
+    if not machine.resident:
+        ended = run_queues(machine, parts, [unit.clock.now for unit in units], contract).ended
+        # Whatever the computes do not take is spent on transfers.
+        stalls["dma"] += ended - cycles
+        cycles = ended
+    loads = [move for part in parts for move in part.place.loads]
+    stores = [move for part in parts for move in part.place.stores]
+    counts: Counter = Counter()
+    slots: Counter = Counter()
+    for unit in units:
+        counts.update(unit.counts)
+        slots.update(unit.slots)
+    counts.update({f"{name}.write": words for name, words in loaded_words(machine, loads).items()})
+    for move in stores:
+        counts["y.read"] += move.rows * machine.vpus
+        if move.target == Target.STORE_YQ:
+            counts["post.quantise"] += move.rows * machine.vpus
     return LayerRun(
-        cycles=unit.clock.now,
-        busy=unit.clock.busy,
-        busy_approximate=unit.busy_approximate,
-        stalls=unit.clock.stalls,
-        slots=dict(unit.slots),
-        essential=unit.essential,
-        projected=unit.projection.projected if unit.projection else 0,
-        cycles_load=ceil_div(sum(part.load_bytes for part in program.parts), width),
-        cycles_store=ceil_div(sum(part.store_bytes for part in program.parts), width),
-        counts=dict(unit.counts),
+        cycles=cycles,
+        busy=sum(unit.clock.busy for unit in units),
+        busy_approximate=sum(unit.busy_approximate for unit in units),
+        stalls=stalls,
+        slots=dict(slots),
+        essential=sum(unit.essential for unit in units),
+        projected=sum(unit.projection.projected for unit in units if unit.projection),
+        cycles_load=move_cycles(machine, loads, contract),
+        cycles_store=move_cycles(machine, stores, contract),
+        counts=dict(counts),
+        steps=tuple(step for unit in units for step in unit.steps),
     )

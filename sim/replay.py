@@ -40,7 +40,7 @@ class Result:
     scheme : Scheme
         Of the trace, or `dense` where asked for.
     engine : str
-        ``fast``: SimPy events between runs of beats in closed form.
+        ``fast``: runs of beats in closed form, transfers as SimPy events.
     ideal : bool
         True for the bound without stalls or imbalance, which no machine reaches.
     layers : DataFrame

@@ -1,12 +1,17 @@
-"""The weight stream: a double-buffered register that loads one unit while the last one computes.
+"""Streams of operands: a double-buffered register that is loaded ahead of the issue.
 
-For unit i, with load time lw and compute time c (cycles):
+A unit is what one half of the register serves: a beat of eight weight words, a row-beat, the x
+words of a window. It is loaded in `load` cycles into the half that the unit before the last has
+left, and issues items. Item q of a unit has n issue cycles and f cycles in which its own operands
+are fetched, one item ahead:
 
-    le[i] = max(le[i-1], ce[i-2]) + lw          loaded, once the half it goes to is free
-    ce[i] = max(ce[i-1], le[i], gates) + c      computed
+    s[q] = max(s[q-1] + n[q-1], max(s[q-1] + 1, gate) + f[q] - 1, le)     first issue
+    le[i] = max(le[i-1], ce[i-2]) + load                                  unit i is loaded
+    ce[i] = last issue of unit i + 1
 
-A run of equal units settles after at most two of them into a state whose rest has a closed form,
-which is what makes the simulator fast.
+Times are cycles since the launch of the part. Between equal units only the first fetch and the last
+item matter, so a run of them settles after at most a few into a state whose rest has a closed form:
+that is what makes the simulator fast.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from dataclasses import dataclass, field
 
 from ..common.contract import STALL_CAUSES
 
-__all__ = ["Clock", "WeightStream"]
+__all__ = ["Clock", "Stream", "Unit"]
 
 
 @dataclass
@@ -48,66 +53,115 @@ class Clock:
         self.stalls[cause] += cycles
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Cycles of a unit from its first issue on.
+
+    Parameters
+    ----------
+    busy : int
+        Cycles in which something issues.
+    bubbles : int
+        Cycles of items without any essential neuron.
+    late : int
+        Cycles between items in which the fetch of the next one is not done.
+    fetch : int
+        f of the first item.
+    last : int
+        n of the last item, the head start of the next unit's first fetch.
+    """
+
+    busy: int
+    bubbles: int = 0
+    late: int = 0
+    fetch: int = 1
+    last: int = 1
+
+    @property
+    def cycles(self) -> int:
+        return self.busy + self.bubbles + self.late
+
+
 @dataclass
-class WeightStream:
-    """State of the two recurrences: le of the last unit, ce of the last two."""
+class Stream:
+    """State of the recurrences: le of the last unit, ce of the last two, n of the last item.
+
+    `starved` is the cause of a wait for a load.
+    """
 
     clock: Clock
+    starved: str = "shallow"
     loaded: int = 0
     ended: int = 0
     ended_before: int = 0
-    started: bool = False
 
     def hold_until(self, time: int) -> None:
-        """No load may start before `time` (data not on chip, or the port taken)."""
+        """No load may start before `time`: nothing has been launched, or the port is taken."""
         self.loaded = max(self.loaded, time)
 
     def run(
         self,
         count: int,
         load: int,
-        busy: int,
-        idle: int,
+        unit: Unit,
         gates: dict[str, int],
-        cause: str = "xbank",
-    ) -> None:
-        """Pass `count` equal units: `load` cycles to load, `busy` cycles of issue and then `idle`
-        cycles of `cause` to compute. `gates` hold back the first unit."""
-        cost = busy + idle
+        head_start: int = 1,
+        starved: str = "",
+    ) -> int:
+        """Pass `count` equal units and return the first issue cycle.
+
+        `gates` (cause to time) hold back the first fetch; `head_start` is n of the item before the
+        first; `starved` names the cause of a wait for the first load, if it is not that of the
+        stream.
+        """
         clock = self.clock
+        cycles, between = unit.cycles, max(0, unit.fetch - unit.last)
+        period = cycles + between
+        first = -1
         while count > 0:
-            loaded = max(self.loaded, self.ended_before) + load
             ready = self.ended  # ce[i-1]
-            waits = dict(gates)
-            waits["shallow" if self.started else "fill"] = max(
-                loaded, waits.get("shallow" if self.started else "fill", 0)
-            )
-            clock.wait(waits)
-            start = clock.now
-            self._pass(busy, idle, cause)
-            self.started = True
+            loaded = max(self.loaded, self.ended_before) + load
+            if first < 0:
+                opened = max(clock.now - head_start + 1, *gates.values(), 0)
+                waits = dict(gates)
+                waits["xbank"] = max(opened + unit.fetch - 1, waits.get("xbank", 0))
+                cause = starved or self.starved
+                waits[cause] = max(loaded, waits.get(cause, 0))
+                clock.wait(waits)
+                first = start = clock.now
+            else:
+                clock.wait({"xbank": ready + between, self.starved: loaded})
+                start = clock.now
+            self._pass(unit, 1)
             self.loaded, self.ended_before, self.ended = loaded, ready, clock.now
-            gates = {}
             count -= 1
-            if count == 0:
-                break
-            if cost >= load and start >= loaded and start == ready:
-                # Compute-bound: no unit will wait again.
-                self._pass(busy * count, idle * count, cause)
+            if count and period >= load:
+                # Bound by the issue: no unit waits for its load again.
+                clock.stalls["xbank"] += between * count
+                clock.now += between * count
+                done = self.ended
+                self._pass(unit, count)
                 self.ended = clock.now
-                self.ended_before = self.ended - cost
-                self.loaded = self.ended_before - cost + load
-                return
-            if cost <= load and loaded >= ready and start == loaded:
-                # Load-bound: every unit waits for its load.
-                clock.stall("shallow", (load - cost) * count)
-                self._pass(busy * count, idle * count, cause)
-                self.loaded += load * count
+                self.ended_before = self.ended - period if count > 1 else done
+                self.loaded = max(loaded, ready) + count * load
+                if count > 1:
+                    self.loaded = max(self.loaded, done + (count - 2) * period + load)
+                break
+            if count and loaded >= ready and start == loaded:
+                # Bound by the load: every unit waits for it.
+                clock.stalls["xbank"] += between * count
+                clock.stalls[self.starved] += (load - period) * count
+                clock.now += (load - cycles) * count
+                self._pass(unit, count)
+                self.loaded = loaded + load * count
                 self.ended = clock.now
                 self.ended_before = self.ended - load
-                return
+                break
+        return first
 
-    def _pass(self, busy: int, idle: int, cause: str) -> None:
-        self.clock.issue(busy)
-        if idle:
-            self.clock.stall(cause, idle)
+    def _pass(self, unit: Unit, count: int) -> None:
+        clock = self.clock
+        clock.now += unit.cycles * count
+        clock.busy += unit.busy * count
+        clock.stalls["scan"] += unit.bubbles * count
+        clock.stalls["xbank"] += unit.late * count

@@ -1,85 +1,115 @@
 """The structured machine: groups of 8 channels a lane, batches of T pixels, weights shared by them.
 
 A batch's x words pass the crossbar once a beat and serve the N essential channels of every group;
-all VPUs advance together.
+all VPUs advance together. While a batch issues, the words of the next one are read.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from ..common.layer import ceil_div
 from ..common.program import Tile
 from ..common.scheme import GROUP
-from .feeds import Process
+from .stream import Unit
 from .vector_unit import VectorUnit
 from .work import Counts, batches
 
-__all__ = ["StructuredUnit"]
+__all__ = ["StructuredUnit", "units_of"]
+
+#: Words of a row-beat of APPROXIMATE: 16 w nibbles.
+_ROW_WORDS = 4
+
+
+def units_of(issues: Counts, fetches: Counts) -> list[Unit]:
+    """The unit that each segment's beats are made of.
+
+    `issues` (batches,) is n of each batch, 0 where no group has an essential channel: such a batch
+    reads nothing and takes a cycle without issue. `fetches` (batches, segments) is f.
+    """
+    taken = np.maximum(issues, 1)
+    fetches = np.where(issues[:, None] > 0, np.maximum(fetches, 1), 1)
+    late = np.maximum(fetches[1:] - taken[:-1, None], 0).sum(0).tolist()
+    busy, bubbles, last = int(issues.sum()), int((issues == 0).sum()), int(taken[-1])
+    first = fetches[0].tolist()
+    return [Unit(busy, bubbles, idle, fetch, last) for idle, fetch in zip(late, first, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What EXACT of a tile asks for.
+
+    runs: (beats, unit) of equal beats in a row. busy: issue cycles a beat. essential: neurons.
+    idle_pixels, idle_channels: slots a beat without a pixel, without a channel. words: x words of
+    the tile.
+    """
+
+    runs: list[tuple[int, Unit]]
+    busy: int
+    essential: int
+    idle_pixels: int
+    idle_channels: int
+    words: int
 
 
 class StructuredUnit(VectorUnit):
-    """APPROXIMATE by sub-blocks for the collector, EXACT by blocks for the accumulators."""
+    """APPROXIMATE by sub-blocks for the collector, EXACT by blocks for the accumulators.
+
+    `ahead` is n of the last item: the cycles in which the next one's words may already be read.
+    """
+
+    ahead = 1
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._known: dict[tuple[int, int, int], _Work] = {}
-        self._grouped: tuple[int, tuple[Counts, Counts, Counts] | None] = (-1, None)
+        self._grouped: tuple[Counts, Counts] | None = None
 
-    def approximate(self, index: int, tile: Tile, gates: dict[str, int]) -> Process:
-        machine, counts = self.machine, self.counts
+    @property
+    def _load(self) -> int:
+        """Cycles to load eight words a lane."""
+        return GROUP // self.machine.weight_words
+
+    def approximate(self, index: int, tile: Tile) -> tuple[int, int]:
+        machine, counts, clock = self.machine, self.counts, self.clock
         columns, beats = machine.columns, self.program.approximate_beats
-        total = ceil_div(tile.pixels, columns)
-        blocks = ceil_div(total, self.program.batches_of_approximate_block)
-        base, more = divmod(total, blocks)
-        load = ceil_div(GROUP, machine.weight_words)
-        first = 0
-        for block in range(blocks):
-            depth = base + (block < more)
+        # Units of two row-beats: p of a batch is read once and serves both.
+        units = GROUP // 2 * beats
+        lanes = self._lanes(tile)
+        first_issue, first = -1, 0
+        for depth in self.program.approximate_blocks(ceil_div(tile.pixels, columns)).sizes:
             pixels = min(depth * columns, tile.pixels - first)
-            ready = yield self.projection.event(tile.part, tile.pixel + first + pixels - 1)
-            # Units of two row-beats: p of a batch is read over two cycles and serves both.
-            units = GROUP // 2 * beats
-            busy = 2 * depth
-            self.stream.run(
-                units,
-                load,
-                busy,
-                max(0, self.contract.accumulate - busy),
-                {**gates, "rpu": ready + self.contract.feed},
-                "shallow",
-            )
-            gates = {}
+            gates = {"rpu": self._usable(tile.pixel + first + pixels - 1)}
+            unit = Unit(busy=2 * depth, last=2)
+            start = self.weights.run(units, self._load, unit, gates, self.ahead, self._starved)
+            first_issue = start if first_issue < 0 else first_issue
+            self.ahead = 2
             useful = pixels * tile.channels * beats
-            slots = machine.vpus * units * busy
+            slots = machine.vpus * units * unit.busy
             idle_pixels = (depth * columns - pixels) * machine.lanes * GROUP * beats
             self._slots(slots, useful, idle_pixels, slots - useful - idle_pixels)
-            # Both halves hold two row-beats of four words; a lane without a group loads nothing.
-            rows = _lanes_with_channels(tile, machine.lanes) * GROUP * beats
-            counts["weights.read"] += 4 * rows
-            counts["group_buffer.write"] += 4 * rows
-            counts["group_buffer.read"] += 4 * useful
+            # Both halves hold two row-beats; a lane without a group loads nothing. Word 0 of a
+            # row-beat goes to each VPU, the others to all VPUs of a lane at once.
+            counts["weights.read"] += _ROW_WORDS * lanes * GROUP * beats
+            counts["group_buffer.write"] += _ROW_WORDS * lanes * GROUP * beats
+            counts["group_buffer.read"] += useful + (_ROW_WORDS - 1) * lanes * units * unit.busy
             counts["p.read"] += units * pixels
             counts["mvu.mac4"] += 16 * machine.pses * useful
             counts["accumulator.update"] += useful
             first += pixels
-        self.selected[index] = self.clock.now + self.contract.to_indices
+        self.selected[index] = clock.now - 1 + self.contract.to_indices
         outputs = tile.pixels * tile.channels
-        groups = tile.pixels * ceil_div(tile.channels, GROUP)
-        lines = tile.pixels
-        counts["parameters.read"] += tile.channels
-        counts["collector.write"] += outputs
-        counts["select.rank"] += groups
-        counts["masks.write"] += ceil_div(groups * self._index_bits(), machine.word_bits("masks"))
-        self._write_back(outputs, lines)
+        counts["parameters.read"] += lanes * GROUP
+        if self.program.computes_exactly:
+            counts["select.rank"] += outputs
+            counts["masks.write"] += ceil_div(tile.pixels, columns)
+        self._write_back(outputs)
+        return first_issue, clock.now - 1
 
-    def _index_bits(self) -> int:
-        """Bits that name the essential channels of a group: 3 each, or a bit mask if irregular."""
-        return 3 * self.scheme.essential_of_group if self.scheme.structured else GROUP
-
-    def exact(self, index: int, tile: Tile, gates: dict[str, int]) -> Process:
+    def exact(self, index: int, tile: Tile) -> tuple[int, int]:
         machine, counts = self.machine, self.counts
         # Without a mask, tiles of equal pixels and width ask for the same work.
         key = (tile.pixel, tile.pixels, tile.channels)
@@ -89,44 +119,40 @@ class StructuredUnit(VectorUnit):
             if self.mask is None:
                 self._known[key] = work
         self.essential += work.essential
-        if not self.scheme.dense:
-            gates = {**gates, "select": self.selected.pop(index)}
-        if not work.busy:
-            return
-        load = ceil_div(GROUP, machine.weight_words)
-        for idle in work.late:
-            idle = max(idle, self.contract.accumulate - work.busy)
-            self.stream.run(work.beats, load, work.busy, idle, gates)
-            gates = {}
-        beats = self.program.beats
+        gates = {} if self.scheme.dense else {"select": self.selected.pop(index)}
+        first_issue = -1
+        for count, unit in work.runs:
+            start = self.weights.run(count, self._load, unit, gates, self.ahead, self._starved)
+            first_issue = start if first_issue < 0 else first_issue
+            self.ahead, gates = unit.last, {}
+        beats, lanes = self.program.beats, self._lanes(tile)
         useful = work.essential * beats
         slots = machine.vpus * work.busy * beats
         self._slots(slots, useful, work.idle_pixels * beats, work.idle_channels * beats)
-        counts["weights.read"] += tile.channels * beats
-        counts["group_buffer.write"] += tile.channels * beats
+        counts["weights.read"] += lanes * GROUP * beats
+        counts["group_buffer.write"] += lanes * GROUP * beats
         counts["group_buffer.read"] += useful
         counts["x.read"] += work.words
         counts["crossbar.word"] += work.words
         counts["mvu.mac16"] += machine.pses * useful
         counts["accumulator.update"] += useful
-        counts["parameters.read"] += tile.channels
+        counts["parameters.read"] += lanes * GROUP
         if not self.scheme.dense:
-            groups = tile.pixels * ceil_div(tile.channels, GROUP)
-            counts["masks.read"] += beats * ceil_div(
-                groups * self._index_bits(), machine.word_bits("masks")
-            )
-        self._write_back(work.essential, work.lines)
-        return
-        yield  # a generator, like the other steps
+            counts["masks.read"] += beats * ceil_div(tile.pixels, machine.columns)
+        self._write_back(work.essential)
+        return first_issue, self.clock.now - 1
+
+    def _lanes(self, tile: Tile) -> int:
+        """Lanes with channels."""
+        return min(self.machine.lanes, ceil_div(tile.channels, GROUP))
 
     def _work(self, tile: Tile) -> _Work:
         """Count what EXACT of a tile asks for, a beat.
 
         All VPUs advance together: a batch takes as long as its fullest group.
         """
-        machine, layer = self.machine, self.layer
+        machine, layer, part = self.machine, self.layer, self.part
         columns, lanes = machine.columns, machine.lanes
-        part = self.program.parts[tile.part]
         count = ceil_div(tile.pixels, columns)
         pixels = np.minimum(columns, tile.pixels - np.arange(count) * columns)
         widths = np.clip(tile.channels - GROUP * np.arange(lanes), 0, GROUP)
@@ -138,13 +164,11 @@ class StructuredUnit(VectorUnit):
             depth = np.full(count, kept.max())
             essential = int(kept.sum()) * tile.pixels
             idle_channels = int((depth[0] - kept).sum()) * tile.pixels
-            lines = int(depth[0]) * tile.pixels
         else:
-            deepest, sums, written = self._groups(tile.part)
+            deepest, sums = self._groups()
             supergroup = tile.channel // machine.channels_side_by_side
             depth = deepest[chosen, supergroup]
             essential = int(sums[chosen, supergroup].sum())
-            lines = int(written[chosen, supergroup].sum())
             idle_channels = 0
             if tile.channels < machine.channels_side_by_side:
                 missing = np.maximum(depth[:, None] - widths, 0).sum(1)
@@ -152,26 +176,21 @@ class StructuredUnit(VectorUnit):
         geometry = batches(
             layer, part.row * layer.w_out, part.rows * layer.w_out, columns, machine.pses
         )
-        conflicts, words = geometry.conflicts[chosen], geometry.words[chosen]
-        deep, active = depth, depth > 0
-        if not active.all():
-            conflicts, words, deep = conflicts[active], words[active], depth[active]
+        runs = groupby(units_of(depth, geometry.conflicts[chosen]))
         return _Work(
-            beats=geometry.beats,
+            runs=[(geometry.beats * len(list(equal)), unit) for unit, equal in runs],
             busy=int(depth.sum()),
-            late=np.maximum(conflicts - deep[:, None], 0).sum(0).tolist(),
             essential=essential,
             idle_pixels=int(((columns - pixels) * depth).sum()) * lanes,
             idle_channels=idle_channels,
-            words=int(words.sum()) * geometry.beats,
-            lines=lines,
+            words=int(geometry.words[chosen][depth > 0].sum()) * geometry.beats,
         )
 
-    def _groups(self, index: int) -> tuple[Counts, Counts, Counts]:
-        """Of a part, by batch and supergroup: essential channels of the fullest group, of all
-        groups, and write accesses; made once for all its tiles."""
-        if self._grouped[0] != index:
-            part, machine = self.program.parts[index], self.machine
+    def _groups(self) -> tuple[Counts, Counts]:
+        """Of the part, by batch and supergroup: essential channels of the fullest group, and of all
+        groups; made once for all its tiles."""
+        if self._grouped is None:
+            part, machine = self.part, self.machine
             columns, lanes = machine.columns, machine.lanes
             first, pixels = part.row * self.layer.w_out, part.rows * self.layer.w_out
             count = ceil_div(pixels, columns)
@@ -181,30 +200,5 @@ class StructuredUnit(VectorUnit):
             # A bool is a byte of 0 or 1: eight of them summed by one multiplication.
             eights = mask.view(np.uint64) * np.uint64(0x0101010101010101) >> np.uint64(56)
             groups = eights.astype(np.int64).reshape(count, columns, supergroups, lanes)
-            lines = groups.max(3)
-            self._grouped = index, (lines.max(1), groups.sum((1, 3)), lines.sum(1))
-        return self._grouped[1]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What EXACT of a tile asks for.
-
-    beats: of each segment. busy: issue cycles a beat. late: cycles a beat of each segment in which
-    x words keep every VPU waiting. essential: neurons. idle_pixels, idle_channels: slots a beat
-    without a pixel, without a channel. words: x words of the tile. lines: write accesses; the lanes
-    of a pixel write one line together.
-    """
-
-    beats: int
-    busy: int
-    late: list[int]
-    essential: int
-    idle_pixels: int
-    idle_channels: int
-    words: int
-    lines: int
-
-
-def _lanes_with_channels(tile: Tile, lanes: int) -> int:
-    return min(lanes, ceil_div(tile.channels, GROUP))
+            self._grouped = groups.max((1, 3)), groups.sum((1, 3))
+        return self._grouped

@@ -1,25 +1,39 @@
-"""The vector unit walking the steps of a program: what both machines share."""
+"""The vector unit walking the steps of a part: what both machines share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
 from ..common.contract import Contract
-from ..common.layer import Layer, ceil_div
 from ..common.program import Program, Tile
-from .feeds import Process, ProjectionUnit, Store
-from .stream import Clock, WeightStream
+from .projection import ProjectionUnit
+from .stream import Clock, Stream
 
-__all__ = ["VectorUnit"]
+__all__ = ["Step", "VectorUnit"]
+
+
+class Step(NamedTuple):
+    """A step of a part: phase "A" or "E", index of its tile in the program, and the cycles of its
+    first and last issue since the launch of its part.
+
+    An item that issues nothing, for want of essential neurons, counts as its place in the order;
+    both are -1 where not even such an item exists.
+    """
+
+    phase: str
+    tile: int
+    first: int
+    last: int
 
 
 class VectorUnit(ABC):
-    """A layer under way: the clock, the weight stream, and what has been counted.
+    """A part under way: the clock, the weight stream, and what has been counted.
 
     `slots` holds useful, idle_pixels, idle_channels and idle_imbalance; `selected` the time at
     which each tile's essential neurons are known.
@@ -27,76 +41,61 @@ class VectorUnit(ABC):
 
     def __init__(
         self,
-        env: simpy.Environment,
         program: Program,
+        index: int,
         mask: NDArray[np.bool_] | None,
         contract: Contract,
     ):
-        self.env, self.program, self.mask, self.contract = env, program, mask, contract
+        self.program, self.mask, self.contract = program, mask, contract
         self.machine, self.layer, self.scheme = program.machine, program.layer, program.scheme
-        self.clock = Clock()
-        self.stream = WeightStream(self.clock)
+        self.index, self.part = index, program.parts[index]
         self.counts: Counter = Counter()
         self.slots: Counter = Counter()
+        self.steps: list[Step] = []
         self.busy_approximate = 0
         self.essential = 0
         self.selected: dict[int, int] = {}
-        self.store = Store(env, program)
+        self.clock = Clock()
+        self.begin = contract.launch(self.machine.columns)
+        self.weights = Stream(self.clock)
+        self.weights.hold_until(self.begin)
         self.projection = (
-            None
-            if self.scheme.dense
-            else ProjectionUnit(env, program, contract, self.store, self.counts)
+            None if self.scheme.dense else ProjectionUnit(program, self.part, contract, self.counts)
         )
 
     @abstractmethod
-    def approximate(self, index: int, tile: Tile, gates: dict[str, int]) -> Process:
-        """APPROXIMATE of a tile, not before the gates (cause to time)."""
+    def approximate(self, index: int, tile: Tile) -> tuple[int, int]:
+        """APPROXIMATE of a tile; first and last issue."""
 
     @abstractmethod
-    def exact(self, index: int, tile: Tile, gates: dict[str, int]) -> Process:
-        """EXACT of a tile, not before the gates."""
+    def exact(self, index: int, tile: Tile) -> tuple[int, int]:
+        """EXACT of a tile; first and last issue."""
 
-    def outputs_left(self) -> int:
-        """Issue time after which no output waits for a write port."""
-        return self.clock.now
-
-    def run(self) -> Process:
-        """The process: walk the steps, then wait for the last write."""
-        begin = self.contract.descriptor + self.contract.feed
-        self.stream.hold_until(begin)
-        here = -1
-        last_step_of_part = {
-            self.program.tiles[tile].part: n for n, (_, tile) in enumerate(self.program.steps)
-        }
-        for number, (phase, index) in enumerate(self.program.steps):
+    def run(self, steps: Sequence[tuple[str, int]]) -> None:
+        """Walk the steps of the part, then wait for the last write."""
+        clock, first_pixel = self.clock, self.part.row * self.layer.w_out
+        if self.projection is None or not self.part.projects:
+            clock.wait({"fill": self.begin})
+        for phase, index in steps:
             tile = self.program.tiles[index]
-            gates = {"fill": begin}
-            if tile.part > here:
-                here = tile.part
-                ready = yield self.store.ready[here]
-                if ready:
-                    gates["dma"] = ready + self.contract.feed
-                    self.stream.hold_until(ready + self.contract.feed)
-            before = self.clock.busy
-            step = self.approximate if phase == "A" else self.exact
-            yield from step(index, tile, gates)
             if phase == "A":
-                self.busy_approximate += self.clock.busy - before
-            # The other processes see this one only where it frees space or ends a part.
-            frees = phase == "A" and tile.last_of_block and self.program.parts[tile.part].releases
-            ends = number == last_step_of_part[tile.part]
-            if frees or ends:
-                yield self.env.timeout(max(0, self.clock.now - self.env.now))
-            if frees:
-                yield self.projection.space.put(tile.pixels)
-            if ends:
-                self.store.computed[tile.part].succeed()
-        self.clock.wait({"drain": self.outputs_left() + self.contract.drain})
-        stored = 0
-        for event in self.store.stored:
-            stored = yield event
-        self.clock.wait({"dma": stored})
-        self._charge_load()
+                before = clock.busy
+                issued = self.approximate(index, tile)
+                self.busy_approximate += clock.busy - before
+                if tile.last_of_block and self.part.releases:
+                    self.projection.release(tile.pixel + tile.pixels - first_pixel, clock.now)
+            else:
+                issued = self.exact(index, tile)
+            self.steps.append(Step(phase, index, *issued))
+        clock.wait({"drain": clock.now - 1 + self.contract.drain})
+
+    @property
+    def _starved(self) -> str:
+        """Cause of a wait for the first weights, or for later ones."""
+        return "shallow" if self.clock.busy else "fill"
+
+    def _usable(self, last_pixel: int) -> int:
+        return self.projection.usable(last_pixel - self.part.row * self.layer.w_out)
 
     def _slots(self, slots: int, useful: int, idle_pixels: int, idle_channels: int) -> None:
         self.slots["useful"] += useful
@@ -104,39 +103,13 @@ class VectorUnit(ABC):
         self.slots["idle_channels"] += idle_channels
         self.slots["idle_imbalance"] += slots - useful - idle_pixels - idle_channels
 
-    def _write_back(self, outputs: int, lines: int) -> None:
-        """`outputs` values leave through `lines` write accesses, masked or whole."""
+    def _write_back(self, outputs: int) -> None:
+        """`outputs` values leave, each with an access of its own."""
         counts, layer = self.counts, self.layer
         counts["post.requantise"] += outputs
         counts["post.merge"] += outputs
-        counts["y.write"] += lines
+        counts["y.write"] += outputs
         if layer.residual:
-            counts["residual.read"] += lines
+            counts["residual.read"] += outputs
         if layer.joined:
-            counts["residual.write"] += lines
-        if not self.scheme.dense:
-            counts["xq.write"] += lines
-
-    def _charge_load(self) -> None:
-        """Every weight, P, parameter and input word is written once a layer and image."""
-        layer, machine, counts = self.layer, self.machine, self.counts
-        words = layer.c_out * self.program.beats
-        if not self.scheme.dense:
-            words += 4 * layer.c_out * self.program.approximate_beats
-            entries = layer.k * (layer.d if layer.projection == "patch" else layer.c_in)
-            if layer.projection == "tap":
-                entries //= layer.taps
-            counts["projection.write"] += ceil_div(2 * entries, machine.word_bits("projection"))
-            counts["xq.write"] += ceil_div(
-                4 * layer.h_in * layer.w_in * layer.c_in, machine.word_bits("xq")
-            )
-        counts["weights.write"] += words
-        counts["parameters.write"] += layer.c_out
-        counts["x.write"] += _input_words(layer, machine.pses)
-
-
-def _input_words(layer: Layer, words: int) -> int:
-    """x words of the layer's input: im2col rows where it is narrower than a word."""
-    if layer.c_in < words:
-        return layer.pixels * layer.beats(words)
-    return layer.h_in * layer.w_in * ceil_div(layer.c_in, words)
+            counts["residual.write"] += outputs

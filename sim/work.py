@@ -1,6 +1,7 @@
 """What a tile asks of the machine: passes of the dispatcher (U), batches of pixels (S).
 
-Everything here is counted from masks and geometry, vectorised; time is added in `engine`.
+Everything here is counted from masks and geometry, vectorised; time is added by the
+recurrences of `stream` and `scanner`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..common.layer import Layer, ceil_div
 
-__all__ = ["Batches", "Passes", "batches", "dispatch"]
+__all__ = ["Batches", "Counts", "Passes", "batches", "dispatch", "dispatch_all"]
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -21,75 +22,133 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes of one unstructured tile, in order; one entry a pass in each array.
+    """What the scanners find in windows of an unstructured part, stretch by stretch, in order.
 
-    window: index of the window. pixels: X, pixels of the window that need their x word. depth:
-    largest number of pairs of a lane. pairs: pairs of all lanes. rows: distinct rows of all lanes,
-    the weight words read a beat. drain: largest number of outputs of an output sub-bank.
+    A stretch is a pass, or the rest of a window in which no lane finds a pair. One entry each in
+    scan: cycles of the slowest lane's scanner. pixels: X, pixels of the window that need their x
+    word. depth: L, largest number of pairs of a lane; 0 publishes nothing. pairs: pairs of all
+    lanes. rows: distinct rows of all lanes, the weight words read a beat.
+
+    window: index of the window of each stretch. steps: cycles of all lanes' scanners. first_row,
+    last_row: (windows, lanes) of a lane's pairs, -1 without any. changes: pairs of a window whose
+    row differs from the pair before in it, the first one apart.
     """
 
-    windows: int
     window: Counts
+    scan: Counts
     pixels: Counts
     depth: Counts
     pairs: Counts
     rows: Counts
-    drain: Counts
+    steps: Counts
+    changes: Counts
+    first_row: Counts
+    last_row: Counts
 
     def part(self, first: int, windows: int) -> Passes:
-        """The passes of `windows` windows from window `first` on, which becomes window 0."""
+        """Those of `windows` windows from window `first` on, which becomes window 0."""
         begin, end = np.searchsorted(self.window, (first, first + windows))
-        chosen = slice(int(begin), int(end))
+        stretches, chosen = slice(int(begin), int(end)), slice(first, first + windows)
         return Passes(
-            windows,
-            self.window[chosen] - first,
-            self.pixels[chosen],
-            self.depth[chosen],
-            self.pairs[chosen],
-            self.rows[chosen],
-            self.drain[chosen],
+            self.window[stretches] - first,
+            *(
+                values[stretches]
+                for values in (self.scan, self.pixels, self.depth, self.pairs, self.rows)
+            ),
+            *(
+                values[chosen]
+                for values in (self.steps, self.changes, self.first_row, self.last_row)
+            ),
         )
 
+    def row_reads(self, before: Counts) -> tuple[int, Counts]:
+        """Parameters read for these pairs, a lane's only where its row changes, and each lane's row
+        then. `before` (lanes,) is the row of each lane's output before, -1 for none."""
+        reads = int(self.changes.sum())
+        for first, last in zip(self.first_row, self.last_row, strict=True):
+            reads += int(((first >= 0) & (first != before)).sum())
+            before = np.where(last >= 0, last, before)
+        return reads, before
 
-def dispatch(mask: Bools, lanes: int, window: int, accumulators: int) -> Passes:
+
+def dispatch(
+    mask: Bools, lanes: int, window: int, accumulators: int, word_bits: int = 64
+) -> Passes:
     """Deal the essential pairs of a tile to lanes and passes.
 
     `mask` is (pixels, channels) in placement order: channel j is row j // lanes of lane
     j mod lanes.
-    Windows of `window` pixels; a lane takes its pairs in row order, at most `accumulators` a pass.
+    Windows of `window` pixels. A lane walks the words of a window, word_bits / window rows of all
+    its pixels each, row by row: a cycle for each pair, and one for a word without any. It stops at
+    `accumulators` pairs; when every lane has stopped or is at the end, that is a pass.
     """
     pixels, channels = mask.shape
-    windows, rows = ceil_div(pixels, window), ceil_div(channels, lanes)
+    together = word_bits // window
+    windows = ceil_div(pixels, window)
+    words = ceil_div(ceil_div(channels, lanes), together)
+    rows = words * together
     padded = np.zeros((windows * window, rows * lanes), dtype=bool)
     padded[:pixels, :channels] = mask
     # (windows, lanes, rows, window): the order in which a lane walks its pairs.
     pairs = np.ascontiguousarray(padded.reshape(windows, window, rows, lanes).transpose(0, 3, 2, 1))
-    per_lane = pairs.sum((2, 3), dtype=np.int64)
+    of_word = pairs.reshape(windows, lanes, words, -1).sum(-1, dtype=np.int32)
+    per_lane = of_word.sum(-1)
+    empty = of_word == 0
+    total = per_lane + empty.sum(-1)
     deepest = int(per_lane.max(initial=0))
+    levels = 1 + deepest // accumulators
     if deepest <= accumulators:
-        levels = [pairs]
+        level = None
     else:
         ordinal = pairs.reshape(windows, lanes, -1).cumsum(-1, dtype=np.int32).reshape(pairs.shape)
         level = (ordinal - 1) // accumulators
-        levels = [pairs & (level == n) for n in range(ceil_div(deepest, accumulators))]
-    columns = [_describe(level, lanes) for level in levels]
-    # (windows, passes), flattened in the order of execution, passes without pairs left out.
+    found = of_word.cumsum(-1)
+    walked = np.zeros_like(per_lane)
+    columns = []
+    for n in range(levels):
+        most = (n + 1) * accumulators
+        # Up to the pair that fills the pass, or the end; empty words before it are walked too.
+        reached = np.minimum(per_lane, most) + (empty & (found < most)).sum(-1)
+        here = pairs if level is None else pairs & (level == n)
+        if n * accumulators >= deepest:
+            described = [np.zeros(windows, dtype=np.int64)] * 4
+        else:
+            described = _describe(here)
+        columns.append(((reached - walked).max(-1), *described))
+        walked = reached
+    assert (walked == total).all()
+    # (windows, stretches), flattened in the order of execution; what takes no cycle is none.
     stacked = [np.stack(values, axis=1) for values in zip(*columns, strict=True)]
-    keep = stacked[2] > 0
+    keep = stacked[0] > 0
     index = np.broadcast_to(np.arange(windows)[:, None], keep.shape)
-    picked = (values[keep] for values in (index, *stacked))
-    return Passes(windows, *picked)
+    used = pairs.any(3)
+    some = used.any(2)
+    first_row = np.where(some, used.argmax(2), -1)
+    last_row = np.where(some, rows - 1 - used[:, :, ::-1].argmax(2), -1)
+    return Passes(
+        index[keep],
+        *(values[keep] for values in stacked),
+        total.sum(-1),
+        used.sum((1, 2)) - some.sum(1),
+        first_row,
+        last_row,
+    )
 
 
-def _describe(pairs: Bools, lanes: int) -> tuple[Counts, Counts, Counts, Counts, Counts]:
-    """pixels, depth, pairs, rows and drain of each window of one pass."""
+def _describe(pairs: Bools) -> tuple[Counts, Counts, Counts, Counts]:
+    """pixels, depth, pairs and rows of each window of one pass."""
     pixels = pairs.any((1, 2)).sum(-1)
     per_lane = pairs.sum((2, 3), dtype=np.int64)
-    rows = pairs.any(3).sum((1, 2))
-    # An output sub-bank serves four neighbouring lanes.
-    share = min(4, lanes)
-    drain = per_lane.reshape(len(pairs), lanes // share, share).sum(-1).max(-1)
-    return pixels, per_lane.max(-1), per_lane.sum(-1), rows, drain
+    return pixels, per_lane.max(-1), per_lane.sum(-1), pairs.any(3).sum((1, 2))
+
+
+@lru_cache(maxsize=64)
+def dispatch_all(
+    pixels: int, channels: int, lanes: int, window: int, accumulators: int, word_bits: int
+) -> Passes:
+    """The same where every pair is essential."""
+    mask = np.ones((pixels, channels), dtype=bool)
+    return dispatch(mask, lanes, window, accumulators, word_bits)
 
 
 @dataclass(frozen=True)

@@ -1,80 +1,107 @@
-"""The closed forms of the weight stream against a machine that is stepped cycle by cycle."""
+"""Closed forms of the streams against one unit at a time; causes of waits by hand."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinai.common.contract import STALL_CAUSES
-from sinai.sim.stream import Clock, WeightStream
+from sinai.sim.scanner import Scanner
+from sinai.sim.stream import Clock, Stream, Unit
 
-
-def stepped(units, begin):
-    """Step loader and vector unit one cycle at a time; return (end, busy, idle cycles by cause).
-
-    `units`: (load, busy, idle, gate) of each unit. Two halves; a half is loaded when empty, in
-    order; a unit computes when its half is full, its gate open and the unit before it done.
-    """
-    loads = [unit[0] for unit in units]
-    full_at = {}
-    loading = None  # (unit, cycles left)
-    next_load, next_unit, left, idle_left = 0, 0, 0, 0
-    tally = dict.fromkeys(STALL_CAUSES, 0)
-    busy = freed = cycle = 0
-    while next_unit < len(units) or left or idle_left:
-        # Loader: starts a load when one of the two halves is free.
-        if loading is None and next_load < len(loads) and cycle >= begin and next_load - freed < 2:
-            loading = [next_load, loads[next_load]]
-            next_load += 1
-        if not left and not idle_left and next_unit < len(units):
-            _, work, idle, gate = units[next_unit]
-            if next_unit in full_at and cycle >= max(full_at[next_unit], gate):
-                left, idle_left = work, idle
-                next_unit += 1
-        if left:
-            left -= 1
-            busy += 1
-        elif idle_left:
-            idle_left -= 1
-            tally["xbank"] += 1
-        else:
-            gate = units[next_unit][3]
-            if cycle < gate:
-                tally["rpu"] += 1
-            else:
-                tally["fill" if next_unit == 0 else "shallow"] += 1
-        if loading:
-            loading[1] -= 1
-            if not loading[1]:
-                full_at[loading[0]] = cycle + 1
-                loading = None
-        if not left and not idle_left:
-            freed = next_unit
-        cycle += 1
-    return cycle, busy, tally
-
-
-RUN = st.tuples(
-    st.integers(1, 12),  # units
-    st.integers(1, 9),  # load
-    st.integers(1, 12),  # busy
-    st.integers(0, 3),  # idle
-    st.integers(0, 120),  # gate
+UNIT = st.builds(
+    Unit,
+    busy=st.integers(1, 12),
+    bubbles=st.integers(0, 2),
+    late=st.integers(0, 3),
+    fetch=st.integers(1, 6),
+    last=st.integers(1, 4),
 )
+RUN = st.tuples(st.integers(1, 12), st.integers(1, 9), UNIT, st.integers(0, 120))
 
 
 @given(runs=st.lists(RUN, min_size=1, max_size=6), begin=st.integers(0, 9))
+@settings(max_examples=500, deadline=None)
+def test_run_of_equal_units_is_the_units_one_by_one(runs, begin):
+    whole, single = Stream(Clock()), Stream(Clock())
+    ahead = 1
+    for stream in (whole, single):
+        stream.hold_until(begin)
+    for count, load, unit, gate in runs:
+        first = whole.run(count, load, unit, {"rpu": gate}, ahead)
+        starts = [single.run(1, load, unit, {"rpu": gate}, ahead)]
+        starts += [single.run(1, load, unit, {}, unit.last) for _ in range(count - 1)]
+        ahead = unit.last
+        assert first == starts[0]
+        assert whole == single
+
+
+def naive_units(units, begin):
+    """ce and le by the recurrences as they are written; gates in the past."""
+    loaded, ended = [], []
+    issue_end, issue_last = 0, -1
+    for index, (load, unit) in enumerate(units):
+        free = ended[index - 2] if index > 1 else begin
+        loaded.append(max(loaded[-1] if loaded else begin, free) + load)
+        start = max(issue_end, issue_last + unit.fetch, loaded[-1])
+        ended.append(start + unit.cycles)
+        issue_end, issue_last = ended[-1], ended[-1] - unit.last
+    return loaded, ended
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), UNIT), min_size=1, max_size=5),
+    begin=st.integers(0, 9),
+)
 @settings(max_examples=300, deadline=None)
-def test_closed_form_equals_stepping(runs, begin):
-    """Any sequence of runs: same end, same busy cycles, every idle cycle with the same cause."""
-    clock = Clock()
-    stream = WeightStream(clock)
+def test_run_follows_the_recurrences(runs, begin):
+    stream, ahead = Stream(Clock()), 1
     stream.hold_until(begin)
     units = []
-    for count, load, busy, idle, gate in runs:
-        stream.run(count, load, busy, idle, {"rpu": gate})
-        units += [(load, busy, idle, gate)] + [(load, busy, idle, 0)] * (count - 1)
-    end, busy, tally = stepped(units, begin)
-    assert (clock.now, clock.busy, clock.stalls) == (end, busy, tally)
+    for count, load, unit in runs:
+        stream.run(count, load, unit, {}, ahead)
+        ahead = unit.last
+        units += [(load, unit)] * count
+    loaded, ended = naive_units(units, begin)
+    assert (stream.loaded, stream.ended, stream.clock.now) == (loaded[-1], ended[-1], ended[-1])
+    assert stream.clock.busy + sum(stream.clock.stalls.values()) == stream.clock.now
+
+
+PASS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9))
+
+
+@given(
+    tiles=st.lists(
+        st.tuples(st.lists(PASS, min_size=1, max_size=6), st.integers(0, 60)), max_size=4
+    ),
+    beats=st.integers(1, 9),
+)
+@settings(max_examples=500, deadline=None)
+def test_passes_follow_the_recurrences(tiles, beats):
+    """se, fe and ie of every pass and beat, one by one."""
+    scanner = Scanner(Clock())
+    scans, fills, issues, passes = [0], [0], [0, 0], [0, 0]
+    now = 0
+    for stretches, selected in tiles:
+        scanner.clock.wait({"select": selected})
+        scanner.hold_until(selected)
+        scanner.run(*(list(column) for column in zip(*stretches, strict=True)), beats)
+        now = max(now, selected)
+        entered, any_pass, waited = now, False, False
+        for scan, width, depth in stretches:
+            if not waited:
+                scans.append(max(scans[-1], selected, passes[-2]))
+            scans[-1] += scan
+            waited = depth == 0
+            if waited:
+                continue
+            for _ in range(beats):
+                fills.append(max(fills[-1], issues[-2], scans[-1]) + width)
+                issues.append(max(issues[-1], now, fills[-1]) + depth)
+            now = issues[-1]
+            passes.append(now)
+            any_pass = True
+        now = max(now, scans[-1], entered + (not any_pass))
+        assert scanner.clock.now == now
+        assert scanner.clock.busy + sum(scanner.clock.stalls.values()) == now
 
 
 @pytest.mark.parametrize(
@@ -87,9 +114,18 @@ def test_closed_form_equals_stepping(runs, begin):
 )
 def test_runs_by_hand(count, load, busy, end):
     clock = Clock()
-    WeightStream(clock).run(count, load, busy, 0, {})
+    Stream(clock).run(count, load, Unit(busy), {})
     assert clock.now == end
     assert clock.busy == count * busy
+
+
+def test_fetch_longer_than_the_last_item_shows_between_units_by_hand():
+    """Two cycles of issue at the end of a unit hide two of five fetch cycles of the next."""
+    clock = Clock()
+    Stream(clock).run(3, 1, Unit(busy=4, fetch=5, last=2), {})
+    # First fetch of five cycles, the last of which issues; then 4 + 3 a unit.
+    assert clock.now == 4 + 4 + 2 * (3 + 4)
+    assert clock.stalls["xbank"] == 4 + 2 * 3
 
 
 def test_first_cause_in_order_gets_the_cycle():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinai.common.layer import Layer
+from sinai.common.layer import Layer, ceil_div
 from sinai.common.placement import place_channels
 from sinai.sim.work import batches, dispatch
 
@@ -26,40 +26,63 @@ def masks(max_pixels=20, max_channels=24):
     accumulators=st.sampled_from([2, 8, 32]),
 )
 @settings(max_examples=150, deadline=None)
-def test_dispatch_by_walking_the_pairs(mask, lanes, window, accumulators):
-    """Each lane walks its pairs in row order, then pixel order, and cuts them into passes."""
+def test_dispatch_by_walking_the_words(mask, lanes, window, accumulators):
+    """Each lane walks its words, a pair or an empty word a cycle, until it has R pairs."""
     pixels, channels = mask.shape
-    expected = []
+    together = 64 // window
+    words = ceil_div(ceil_div(channels, lanes), together)
+    expected, steps, changes, firsts, lasts = [], [], [], [], []
     for number, first in enumerate(range(0, pixels, window)):
-        passes = {}
-        for channel in range(channels):
-            for pixel in range(first, min(first + window, pixels)):
-                if mask[pixel, channel]:
-                    lane = channel % lanes
-                    walked = sum(len(p.get(lane, [])) for p in passes.values())
-                    passes.setdefault(walked // accumulators, {}).setdefault(lane, []).append(
-                        (channel, pixel)
-                    )
-        for level in sorted(passes):
-            dealt = passes[level]
-            share = min(4, lanes)
-            banks = [
-                sum(len(dealt.get(lane, [])) for lane in range(bank, bank + share))
-                for bank in range(0, lanes, share)
+        left = [
+            [
+                [
+                    (row, pixel)
+                    for row in range(word * together, (word + 1) * together)
+                    for pixel in range(first, min(first + window, pixels))
+                    if row * lanes + lane < channels and mask[pixel, row * lanes + lane]
+                ]
+                for word in range(words)
             ]
+            for lane in range(lanes)
+        ]
+        of_lane = [[row for word in lane for row, _ in word] for lane in left]
+        changes.append(sum(len(set(rows)) - 1 for rows in of_lane if rows))
+        firsts.append([rows[0] if rows else -1 for rows in of_lane])
+        lasts.append([rows[-1] if rows else -1 for rows in of_lane])
+        steps.append(0)
+        while any(left):
+            lists, cycles = [[] for _ in range(lanes)], 0
+            while any(left[n] and len(lists[n]) < accumulators for n in range(lanes)):
+                cycles += 1
+                for n in range(lanes):
+                    if left[n] and len(lists[n]) < accumulators:
+                        steps[-1] += 1
+                        if left[n][0]:
+                            lists[n].append(left[n][0].pop(0))
+                        if not left[n][0]:
+                            left[n].pop(0)
             expected.append(
                 (
                     number,
-                    len({pixel for pairs in dealt.values() for _, pixel in pairs}),
-                    max(len(pairs) for pairs in dealt.values()),
-                    sum(len(pairs) for pairs in dealt.values()),
-                    len({channel for pairs in dealt.values() for channel, _ in pairs}),
-                    max(banks),
+                    cycles,
+                    len({pixel for pairs in lists for _, pixel in pairs}),
+                    max(map(len, lists)),
+                    sum(map(len, lists)),
+                    sum(len({row for row, _ in pairs}) for pairs in lists),
                 )
             )
     got = dispatch(mask, lanes, window, accumulators)
-    rows = zip(got.window, got.pixels, got.depth, got.pairs, got.rows, got.drain, strict=True)
+    rows = zip(got.window, got.scan, got.pixels, got.depth, got.pairs, got.rows, strict=True)
     assert [tuple(map(int, row)) for row in rows] == expected
+    assert (got.steps.tolist(), got.changes.tolist()) == (steps, changes)
+    assert (got.first_row.tolist(), got.last_row.tolist()) == (firsts, lasts)
+
+
+def test_parameters_are_read_where_the_row_changes_by_hand():
+    """One lane, windows of one pixel: rows 0 1, none, 1, 0 after row 0: 1 and 0 are read."""
+    mask = np.array([[1, 1], [0, 0], [0, 1], [1, 0]], dtype=bool)
+    reads, rows = dispatch(mask, 1, 1, 8).row_reads(np.array([0]))
+    assert (reads, rows.tolist()) == (2, [0])
 
 
 @given(mask=masks(), lanes=st.sampled_from([2, 4]))
