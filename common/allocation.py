@@ -96,9 +96,7 @@ def move(
     machine: Machine, target: Target, base: int, inner: int, outer: int = 1, stride: int = 0
 ) -> Move:
     """The transfer of these rows, with the words it takes of the stream."""
-    bits = inner * outer * transfer_row_bits(machine, target)
-    words = ceil_div(bits, 8 * machine.dma.bytes_per_cycle)
-    return Move(target, base, inner, outer, stride, words)
+    return Move(target, base, inner, outer, stride, _stream_words(machine, target, inner * outer))
 
 
 def loaded_words(machine: Machine, moves: Iterable[Move]) -> dict[str, int]:
@@ -122,6 +120,10 @@ def allocate(
     """
     exact, sums = layer.residual, bool(layer.joined)
     rough = not scheme.dense
+    words = cache(lambda target, rows: _stream_words(machine, target, rows))
+
+    def put(target: Target, base: int, inner: int, outer: int = 1, stride: int = 0) -> Move:
+        return Move(target, base, inner, outer, stride, words(target, inner * outer))
 
     @cache
     def of_channels(channels: int) -> tuple[int, int, int]:
@@ -185,19 +187,19 @@ def allocate(
         )
         loads = []
         if rough and index == 0:
-            loads.append(move(machine, Target.PROJECTION, 0, matrix))
+            loads.append(put(Target.PROJECTION, 0, matrix))
         if rough and bands.fresh[index]:
-            loads.append(move(machine, Target.XQ, place.xq, xq))
+            loads.append(put(Target.XQ, place.xq, xq))
         if ranges.fresh[index]:
-            loads.append(move(machine, Target.WEIGHTS, place.weights, whole + coarse))
-            loads.append(move(machine, Target.PARAMETERS, place.parameters, per_channel))
+            loads.append(put(Target.WEIGHTS, place.weights, whole + coarse))
+            loads.append(put(Target.PARAMETERS, place.parameters, per_channel))
         if bands.fresh[index]:
-            loads.append(move(machine, Target.X, place.x, x))
+            loads.append(put(Target.X, place.x, x))
         if exact:
-            loads.append(move(machine, Target.RESIDUAL, place.residual, *shape))
-        stores = [move(machine, Target.STORE_Y, place.y, *shape)]
+            loads.append(put(Target.RESIDUAL, place.residual, *shape))
+        stores = [put(Target.STORE_Y, place.y, *shape)]
         if rough:
-            stores.append(move(machine, Target.STORE_YQ, place.y, *shape))
+            stores.append(put(Target.STORE_YQ, place.y, *shape))
         places.append(place._replace(loads=tuple(loads), stores=tuple(stores)))
     return tuple(places), need
 
@@ -205,6 +207,10 @@ def allocate(
 def overflow(machine: Machine, need: dict[str, int]) -> str | None:
     """The first memory that has fewer rows than it needs, or None."""
     return next((name for name, rows in need.items() if rows > memory_depth(machine, name)), None)
+
+
+def _stream_words(machine: Machine, target: Target, rows: int) -> int:
+    return ceil_div(rows * transfer_row_bits(machine, target), 8 * machine.dma.bytes_per_cycle)
 
 
 class _Turns:

@@ -7,12 +7,14 @@ least.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from .allocation import Bound, Move, Place, allocate, groups_of, overflow
+from .allocation import Bound, Place, allocate, groups_of, overflow
 from .blocks import block_plan, p_room
-from .descriptor import memory_row_bits, transfer_cycles
+from .descriptor import Target, memory_row_bits, transfer_cycles
 from .errors import InputError
 from .geometry import is_tap, p_rows
 from .layer import Layer, ceil_div
@@ -65,48 +67,66 @@ def split(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
             other = ", or set dma.capacity_kib to stream the layer"
             raise _too_small(layer, machine, name, need[name], other)
         return _parts(layer, machine, scheme, bounds, places)
+    return _stream(layer, machine, scheme)
+
+
+def _stream(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
+    """The parts of least estimated cycles that the store holds."""
     capacity = machine.dma.capacity_kib * 1024
     step = machine.channels_side_by_side
+    plan = cache(
+        lambda rows, channels, projects: block_plan(
+            layer, machine, scheme, rows * layer.w_out, channels, projects
+        )[0]
+    )
     best: tuple[tuple[int, int], tuple[Part, ...]] | None = None
     # The last candidate has the smallest parts.
     for groups in _splits(groups_of(machine, layer.c_out)):
         for bands in _splits(layer.h_out):
             for rows_first in (True, False):
                 bounds = _bounds(layer, step, groups, bands, rows_first)
+                if best is not None and _least(bounds, plan) > best[0][0]:
+                    continue
                 places, need = allocate(layer, machine, scheme, bounds)
                 name = overflow(machine, need)
                 if name or _bytes(machine, need) > capacity:
                     continue
                 parts = _parts(layer, machine, scheme, bounds, places)
-                key = (_estimate(layer, machine, scheme, parts), len(parts))
+                key = (_estimate(machine, parts, plan), len(parts))
                 if best is None or key < best[0]:
                     best = key, parts
-    if best is None and name and _bytes(machine, need) <= capacity:
+    if best is not None:
+        return best[1]
+    if name and _bytes(machine, need) <= capacity:
         raise _too_small(layer, machine, name, need[name], "")
-    if best is None:
-        raise InputError(
-            f"{machine.name}: dma.capacity_kib = {machine.dma.capacity_kib} does not hold the"
-            f" smallest part of layer {layer.name}; raise it"
-        )
-    return best[1]
-
-
-def _estimate(layer: Layer, machine: Machine, scheme: Scheme, parts: tuple[Part, ...]) -> int:
-    """Cycles of a layer whose parts load, compute and store in a pipeline."""
-    plan = cache(
-        lambda rows, channels, projects: block_plan(
-            layer, machine, scheme, rows * layer.w_out, channels, projects
-        )[0]
+    raise InputError(
+        f"{machine.name}: dma.capacity_kib = {machine.dma.capacity_kib} does not hold the"
+        f" smallest part of layer {layer.name}; raise it"
     )
 
-    def time(moves: tuple[Move, ...]) -> int:
-        return sum(transfer_cycles(machine, move.target, move.rows) for move in moves)
+
+def _least(bounds: list[Bound], plan: Callable[[int, int, bool], float]) -> int:
+    """Cycles that these parts take at least: all loaded and projected already."""
+    shapes = Counter((bound.rows, bound.channels) for bound in bounds)
+    return round(sum(count * plan(*shape, False) for shape, count in shapes.items()))
+
+
+def _estimate(
+    machine: Machine, parts: tuple[Part, ...], plan: Callable[[int, int, bool], float]
+) -> int:
+    """Cycles of a layer whose parts load, compute and store in a pipeline."""
+
+    @cache
+    def time(target: Target, rows: int) -> int:
+        return transfer_cycles(machine, target, rows)
 
     stream = done = before = 0.0
     for part in parts:
-        stream = max(stream, before) + time(part.place.loads)
+        loaded = sum(time(move.target, move.rows) for move in part.place.loads)
+        stored = sum(time(move.target, move.rows) for move in part.place.stores)
+        stream = max(stream, before) + loaded
         before, done = done, max(done, stream) + plan(part.rows, part.channels, part.projects)
-        stream += time(part.place.stores)
+        stream += stored
     return round(max(done, stream))
 
 
