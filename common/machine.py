@@ -14,7 +14,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .errors import InputError
 from .layer import ceil_div
 
-__all__ = ["PRESETS", "Dma", "Machine", "Memories", "Memory", "Rpu", "load_machine", "override"]
+__all__ = [
+    "PRESETS",
+    "TAP_NIBBLES",
+    "TAP_PIXELS",
+    "Dma",
+    "Machine",
+    "Memories",
+    "Memory",
+    "Rpu",
+    "load_machine",
+    "override",
+]
+
+
+#: What the tap memory of the projection unit holds, for projection `tap`: nibbles of an input pixel
+#: (k / taps; at most a beat of p besides), and input pixels (kernel * w_in).
+TAP_NIBBLES, TAP_PIXELS = 64, 2048
 
 
 class _Frozen(BaseModel):
@@ -114,10 +130,10 @@ class Memories(_Frozen):
     x: Memory = Memory(capacity_kib=4096, macro_kib=32)
     y: Memory = Memory(capacity_kib=2048, macro_kib=32)
     residual: Memory = Memory(capacity_kib=4096, macro_kib=32)
-    xq: Memory = Memory(capacity_kib=1024, macro_kib=16)
+    xq: Memory = Memory(capacity_kib=1600, macro_kib=16)
     p: Memory = Memory(capacity_kib=256, macro_kib=8)
     projection: Memory = Memory(capacity_kib=512, macro_kib=32)
-    parameters: Memory = Memory(capacity_kib=32, macro_kib=4)
+    parameters: Memory = Memory(capacity_kib=48, macro_kib=4)
     masks: Memory = Memory(capacity_kib=64, macro_kib=4)
 
     @model_validator(mode="after")

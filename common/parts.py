@@ -18,7 +18,7 @@ from .descriptor import Target, memory_row_bits, transfer_cycles
 from .errors import InputError
 from .geometry import is_tap, p_rows
 from .layer import Layer, ceil_div
-from .machine import Machine
+from .machine import TAP_NIBBLES, TAP_PIXELS, Machine
 from .scheme import Scheme
 
 __all__ = ["Part", "split"]
@@ -51,10 +51,6 @@ class Part:
     @property
     def store_words(self) -> int:
         return sum(move.words for move in self.place.stores)
-
-
-#: What the tap memory of the projection unit holds: nibbles of a pixel, pixels of K input rows.
-_TAP_NIBBLES, _TAP_PIXELS = 64, 2048
 
 
 def split(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
@@ -198,13 +194,14 @@ def _check_projection(layer: Layer, machine: Machine) -> None:
         )
     if not is_tap(layer):
         return
-    if rows > _TAP_NIBBLES:
+    nibbles = min(TAP_NIBBLES, 16 * machine.pses)
+    if rows > nibbles:
         raise InputError(
-            f"layer {layer.name}: k / taps must be at most {_TAP_NIBBLES} for projection tap, not"
-            f" {rows}; take projection patch"
+            f"{machine.name}: layer {layer.name}: k / taps must be at most {nibbles} for projection"
+            f" tap, not {rows}; take projection patch"
         )
-    if layer.kernel * layer.w_in > _TAP_PIXELS:
+    if layer.kernel * layer.w_in > TAP_PIXELS:
         raise InputError(
-            f"layer {layer.name}: kernel * w_in must be at most {_TAP_PIXELS} for projection tap,"
+            f"layer {layer.name}: kernel * w_in must be at most {TAP_PIXELS} for projection tap,"
             f" not {layer.kernel * layer.w_in}; take projection patch"
         )
