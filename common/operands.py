@@ -6,7 +6,6 @@ order[part.channel] and on: on unstructured machines the order places channels o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,7 @@ from .layer import Layer
 from .program import Program
 from .scheme import GROUP
 
-__all__ = ["Operands", "Outputs", "load_stream", "read_outputs"]
+__all__ = ["Operands", "Outputs", "input_stream", "load_stream", "read_outputs"]
 
 Ints = NDArray[np.integer]
 Bytes = NDArray[np.uint8]
@@ -70,6 +69,18 @@ class Outputs:
     yq: Ints | None
     s: Ints | None
     mask: NDArray[np.bool_] | None
+
+
+def input_stream(made: Commands, operands: Operands) -> Bytes:
+    """The streams of all LOADs, in order: what the accelerator is fed for one image.
+
+    Raises
+    ------
+    InputError
+        As :func:`load_stream`.
+    """
+    loads = [load_stream(made, each, operands) for each in made.transfers if each.loads]
+    return np.concatenate(loads)
 
 
 def load_stream(made: Commands, transfer: Transfer, operands: Operands) -> Bytes:
@@ -123,11 +134,16 @@ def _image(program: Program, index: int, target: Target, operands: Operands) -> 
 
 
 def read_outputs(
-    made: Commands, streams: Sequence[Bytes], order: NDArray[np.integer] | None = None
+    made: Commands, stream: bytes | Bytes, order: NDArray[np.integer] | None = None
 ) -> Outputs:
-    """The results of a layer from the streams of its STOREs, in the order of `made.transfers`.
+    """The results of a layer from the streams of its STOREs, one after another.
 
     `order` is the placement of the operands.
+
+    Raises
+    ------
+    InputError
+        If the stream has another length than the STOREs.
     """
     program = made.program
     layer, machine = program.layer, program.machine
@@ -140,17 +156,22 @@ def read_outputs(
     }
     found: dict[Target, NDArray] = {}
     stores = [each for each in made.transfers if not each.loads]
-    for transfer, stream in zip(stores, streams, strict=True):
+    data = np.frombuffer(stream, dtype=np.uint8)
+    width = machine.dma.bytes_per_cycle
+    size = width * sum(each.move.words for each in stores)
+    if data.size != size:
+        raise InputError(f"layer {layer.name}: its outputs take {size} bytes, not {data.size}")
+    for transfer in stores:
         target, part = transfer.move.target, program.parts[transfer.part]
-        stream = np.asarray(stream, dtype=np.uint8)
+        mine, data = np.split(data, [transfer.move.words * width])
         if target is Target.STORE_MASKS:
-            values = layout.read_masks(program, transfer.part, stream)
+            values = layout.read_masks(program, transfer.part, mine)
         elif target is Target.STORE_YQ:
             values = layout.read_values(
-                machine, layer, part, layout.nibbles(stream, transfer.unsigned)
+                machine, layer, part, layout.nibbles(mine, transfer.unsigned)
             )
         else:
-            whole = stream[: stream.size // 2 * 2].view("<i2")
+            whole = mine[: mine.size // 2 * 2].view("<i2")
             values = layout.read_values(machine, layer, part, whole)
         into = found.setdefault(target, np.zeros((layer.pixels, layer.c_out), types[target]))
         band = slice(part.row * layer.w_out, (part.row + part.rows) * layer.w_out)
