@@ -1,4 +1,4 @@
-"""What the tests of the hardware share: a bounded, cycle-by-cycle test bench."""
+"""What the tests of the hardware share: bounded test benches."""
 
 import pytest
 from amaranth.hdl import Value
@@ -52,3 +52,25 @@ class Bench:
 def bench():
     """The class `Bench`."""
     return Bench
+
+
+@pytest.fixture(scope="session")
+def simulate():
+    """Function that runs test benches, coroutines of the simulator's context, until all return."""
+
+    def run(dut, *benches, limit):
+        """Fail after `limit` cycles: without a limit a lost word is a test that never ends."""
+
+        async def watchdog(ctx):
+            for _ in range(limit):
+                await ctx.tick()
+            raise TimeoutError(f"A test bench is still waiting after {limit} cycles")
+
+        sim = Simulator(dut)
+        sim.add_clock(1e-6)
+        for each in benches:
+            sim.add_testbench(each)
+        sim.add_testbench(watchdog, background=True)
+        sim.run()
+
+    return run
