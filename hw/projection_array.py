@@ -50,19 +50,9 @@ class ProjectionArray(wiring.Component):
     unsigned, shift : ``In``
         Form of x^Q, and p_shift; constant while passes are under way.
     o_valid, o_nibbles : ``Out(1)``, ``Out(4 * rows)``
-
-    Raises
-    ------
-    ValueError
-        If the contract's `sram_read` or `rpu` is out of range.
     """
 
     def __init__(self, rpu: Rpu, *, contract: Contract = CONTRACT):
-        if contract.sram_read != 1 or contract.rpu < 4:
-            raise ValueError(
-                "The projection unit needs sram_read = 1 and rpu >= 4, not"
-                f" {contract.sram_read!r} and {contract.rpu!r}"
-            )
         self.rpu, self.contract = rpu, contract
         word_bits = 4 * rpu.word
         self._sums = ProjectionSums(

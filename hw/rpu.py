@@ -92,10 +92,12 @@ class Rpu(wiring.Component):
     """
 
     def __init__(self, machine: Machine, *, contract: Contract = CONTRACT):
-        if contract.rpu_write < 1:
-            raise ValueError(f"Writing p takes at least 1 cycle, not {contract.rpu_write!r}")
+        if contract.sram_read != 1 or contract.rpu < 4 or contract.rpu_write < 1:
+            raise ValueError(
+                "The projection unit needs sram_read = 1, rpu >= 4 and rpu_write >= 1, not"
+                f" {contract.sram_read!r}, {contract.rpu!r} and {contract.rpu_write!r}"
+            )
         self.machine, self.contract = machine, contract
-        self._array = ProjectionArray(machine.rpu, contract=contract)
         beat, pixels = 64 * machine.pses, MAX_PIXELS.bit_length()
         super().__init__(
             {
@@ -133,7 +135,7 @@ class Rpu(wiring.Component):
 
         linear = max(len(self.xq_address), ceil_log2(TAP_PIXELS))
         m.submodules.gather = gather = ProjectionGather(machine, linear)
-        m.submodules.array = array = self._array
+        m.submodules.array = array = ProjectionArray(rpu, contract=self.contract)
         m.submodules.copy = copy = ProjectionCopy(machine, linear)
         m.submodules.ring = ring = ProjectionRing(machine)
 

@@ -3,6 +3,7 @@
 
 import random
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -451,8 +452,8 @@ def parts(draw, m: Machine, tap: bool | None = None):
 
 @pytest.fixture(scope="module")
 def units():
-    """A bench for each machine."""
-    return {name: Bench(m) for name, m in MACHINES.items()}
+    """Function from the name of a machine to its bench, made on first use."""
+    return cache(lambda name: Bench(MACHINES[name]))
 
 
 @pytest.mark.parametrize("tap", [False, True], ids=["patch", "tap"])
@@ -461,7 +462,7 @@ def units():
 @settings(max_examples=40, deadline=None)
 def test_any_part(units, name, tap, data):
     """Values, cycles and accesses of parts of any geometry, with a ring that runs full."""
-    units[name](data.draw(parts(MACHINES[name], tap)))
+    units(name)(data.draw(parts(MACHINES[name], tap)))
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -479,7 +480,7 @@ def test_parts_in_a_row(units, name, data):
         else:
             made.append(part)
     after = data.draw(st.none() | st.integers(0, 60))
-    units[name](
+    units(name)(
         *([replace(made[0], laziness=-1)] if after is not None else []), *made, abort_after=after
     )
 
@@ -487,7 +488,7 @@ def test_parts_in_a_row(units, name, data):
 def test_one_pixel_by_hand(units):
     """One pixel, one tile: load_cycles = 2 cycles of loading, one pass, six cycles to p."""
     assert timing(Data(ODD, Part()), 0, []) == [(2 + 6, 1)]
-    units["odd"](Part())
+    units("odd")(Part())
 
 
 def test_slots_by_hand(units):
@@ -498,7 +499,7 @@ def test_slots_by_hand(units):
     """
     part = Part(h_in=1, w_in=4, w_out=4, pixels=4, channels=48, k=8)
     assert timing(Data(ODD, part), 0, []) == [(20 + 6, 3), (32 + 6, 4)]
-    units["odd"](part)
+    units("odd")(part)
 
 
 def test_gathering_bounds_by_hand(units):
@@ -511,7 +512,7 @@ def test_gathering_bounds_by_hand(units):
     assert load == 2 * 2 * 128 // 128 == 4
     part = Part(h_in=1, w_in=6, w_out=6, pixels=6, channels=128, k=2)
     assert timing(Data(WIDE, part), 0, []) == [(11 + 6, 4), (13 + 6, 6)]
-    units["wide"](part)
+    units("wide")(part)
 
 
 def test_copying_by_hand(units):
@@ -523,18 +524,20 @@ def test_copying_by_hand(units):
     """
     part = Part(tap=True, kernel=2, h_in=3, w_in=2, w_out=1, pixels=2, k=4)
     assert timing(Data(ODD, part), 0, []) == [(20, 1), (33, 2)]
-    units["odd"](part)
+    units("odd")(part)
 
 
 def test_a_full_ring_waits(units):
-    """FAST, 12 pixels in groups of 5, 5 and 2, a ring of 8: the second waits for 2 freed pixels."""
-    part = Part(h_in=1, w_in=12, w_out=12, pixels=12, channels=16, k=16, room=2)
-    data = Data(FAST, part)
-    # Gathered in 0 to 4, passes in 5 to 9; 4 pixels freed in 30 and 40 let the next start in 31
-    # (passes to 35) and 41 (to 42).
-    freed = [(30, 4), (40, 4)]
-    assert timing(data, 0, freed) == [(9 + 6, 5), (35 + 6, 10), (42 + 6, 12)]
-    units["fast"](replace(part, laziness=40))
+    """FAST, 14 pixels in groups of 5, 5 and 4, a ring of 8: the others wait for 2 and 6 freed.
+
+    Gathered in 0 to 4, passes in 5 to 9; 4 pixels freed in 30 let the next pass in 31 to 35, and 4
+    in 40 the last in 41 to 44.
+    """
+    part = Part(h_in=1, w_in=14, w_out=14, pixels=14, channels=16, k=16, room=2)
+    freed = [(30, 4), (40, 4), (60, 4)]
+    expected = [(9 + 6, 5), (35 + 6, 10), (44 + 6, 14)]
+    assert timing(Data(FAST, part), 0, freed) == expected
+    units("fast")(replace(part, laziness=40))
 
 
 @pytest.mark.parametrize("changes", [{"rpu": 5}, {"rpu": 7}, {"rpu_write": 3}])
@@ -547,5 +550,5 @@ def test_latency_follows_the_contract(changes, tap):
 
 @pytest.mark.parametrize("changes", [{"rpu": 3}, {"sram_read": 2}, {"rpu_write": 0}])
 def test_impossible_contracts_are_refused(changes):
-    with pytest.raises(ValueError, match=r"needs sram_read = 1 and rpu >= 4|at least 1 cycle"):
+    with pytest.raises(ValueError, match="needs sram_read = 1, rpu >= 4 and rpu_write >= 1, not"):
         Rpu(ODD, contract=replace(CONTRACT, **changes))
