@@ -65,8 +65,9 @@ class Move(NamedTuple):
 class Place(NamedTuple):
     """First rows of a part's operands and results in their memories, and its transfers.
 
-    Weights of APPROXIMATE, `rough`, follow those of EXACT; `sums` is a place in the residual
-    memory. What the part does not use has base 0.
+    Weights of APPROXIMATE, `rough`, follow those of EXACT; `sums` is a place in the half of the
+    residual memory that keeps sums, `residual` one in the half to add. What the part does not use
+    has base 0.
     """
 
     weights: int
@@ -161,7 +162,7 @@ def allocate(
         "weights": ranges.copies * weight_slot,
         "x": bands.copies * x_slot,
         "y": copies * y_slot,
-        "residual": copies * y_slot * (exact + sums),
+        "residual": copies * y_slot * (exact or sums),
         "xq": bands.copies * xq_slot,
         "projection": matrix,
         "parameters": ranges.copies * parameter_slot,
@@ -180,7 +181,7 @@ def allocate(
             xq=band * xq_slot,
             projection=0,
             residual=slot * y_slot if exact else 0,
-            sums=(copies * exact + slot) * y_slot if sums else 0,
+            sums=slot * y_slot if sums else 0,
             y=slot * y_slot,
             loads=(),
             stores=(),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from .descriptor import memory_depth
 from .errors import InputError
-from .geometry import element_tiles, row_tiles
+from .geometry import element_tiles, is_tap, row_tiles, xq_feed
 from .layer import Layer, ceil_div
 from .machine import Machine
 from .scheme import GROUP, Scheme
@@ -55,7 +55,7 @@ def block_plan(
     rough_beats = 0 if scheme.dense else layer.approximate_beats(machine.pses)
     project = 0
     if projects and not scheme.dense:
-        project = row_tiles(layer, machine) * element_tiles(layer, machine) * machine.columns
+        project = _projection(layer, machine) * machine.columns
     share = float(1 - scheme.ratio)
     tiles = 1 if machine.unstructured else ceil_div(channels, machine.channels_side_by_side)
     rows = ceil_div(channels, machine.channels_side_by_side) * (
@@ -81,6 +81,20 @@ def block_plan(
         if scheme.dense or depth // 2 < shallowest:
             return best
         depth //= 2
+
+
+def _projection(layer: Layer, machine: Machine) -> float:
+    """Cycles that the projection unit takes an output pixel: of each element tile, the longer of
+    its adders and the gathering of its words; for `tap`, of the input pixels and the copies."""
+    rpu, feed = machine.rpu, xq_feed(layer, machine, 0, 1)
+    tap, tiles = is_tap(layer), element_tiles(layer, machine)
+    words = feed.words if tap else feed.beats
+    single = row_tiles(layer, machine) * tiles == 1
+    adders = 1 if single else row_tiles(layer, machine) * max(1.0, rpu.load_cycles / rpu.hold)
+    cycles = tiles * max(adders, words / tiles)
+    if tap:
+        return cycles * layer.h_in * layer.w_in / layer.pixels + layer.taps
+    return cycles
 
 
 def _deepest(layer: Layer, machine: Machine, scheme: Scheme) -> int:

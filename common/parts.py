@@ -85,7 +85,7 @@ def _stream(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
                     continue
                 places, need = allocate(layer, machine, scheme, bounds)
                 name = overflow(machine, need)
-                if name or _bytes(machine, need) > capacity:
+                if name or _bytes(layer, machine, need) > capacity:
                     continue
                 parts = _parts(layer, machine, scheme, bounds, places)
                 key = (_estimate(machine, parts, plan), len(parts))
@@ -93,7 +93,7 @@ def _stream(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
                     best = key, parts
     if best is not None:
         return best[1]
-    if name and _bytes(machine, need) <= capacity:
+    if name and _bytes(layer, machine, need) <= capacity:
         raise _too_small(layer, machine, name, need[name], "")
     raise InputError(
         f"{machine.name}: dma.capacity_kib = {machine.dma.capacity_kib} does not hold the"
@@ -170,14 +170,19 @@ def _parts(
     return tuple(parts)
 
 
-def _bytes(machine: Machine, need: dict[str, int]) -> int:
-    """Bytes on chip, p and masks apart."""
-    return sum(ceil_div(rows * memory_row_bits(machine, name), 8) for name, rows in need.items())
+def _bytes(layer: Layer, machine: Machine, need: dict[str, int]) -> int:
+    """Bytes on chip, p and masks apart; of the residual, those of the halves in use."""
+    halves = {"residual": layer.residual + bool(layer.joined)}
+    return sum(
+        ceil_div(halves.get(name, 1) * rows * memory_row_bits(machine, name), 8)
+        for name, rows in need.items()
+    )
 
 
 def _too_small(layer: Layer, machine: Machine, name: str, rows: int, other: str) -> InputError:
     capacity = getattr(machine.memories, name).capacity_kib
-    size = ceil_div(rows * memory_row_bits(machine, name), 8192)
+    # The residual has two halves of equal size.
+    size = ceil_div(rows * memory_row_bits(machine, name) * (1 + (name == "residual")), 8192)
     return InputError(
         f"{machine.name}: layer {layer.name} needs {size} KiB of the {name} memory, which holds"
         f" {capacity}; raise memories.{name}.capacity_kib{other}"

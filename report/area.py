@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..common.layer import ceil_div
 from ..common.machine import Machine
-from ..sim.counts import MEMORIES
+from ..sim.counts import BUFFERS, MEMORIES
 from .logic import (
     ACCUMULATOR_BITS,
     COMBINE_BITS,
     LOGIC_SOURCE,
+    PLACE_BITS,
+    POSITION_BITS,
     RPU_SUM_BITS,
+    pair_bits,
     terms_text,
     tree_bits,
     units,
 )
-from .sram import memory
+from .sram import PORTS, memory
 
 __all__ = ["Area", "area_mm2", "art", "logic_um2"]
 
@@ -67,12 +69,12 @@ def art(machine: Machine) -> dict[str, Area]:
             source=LOGIC_SOURCE,
             assumed=True,
         )
-    for name in MEMORIES:
+    for name in (*MEMORIES, *BUFFERS):
         built = memory(machine, name)
         table[name] = Area(
             um2=built.area_mm2 * 1e6,
             instances=built.macros,
-            formula=f"{built.point.size_kib} KiB x {built.point.port_bits} bit {built.ports}",
+            formula=f"{built.point.size_kib} KiB x {built.point.port_bits} bit {PORTS}",
             source=built.point.source,
             assumed=False,
         )
@@ -118,7 +120,7 @@ def _logic(m: Machine) -> dict[str, tuple[int, Mapping[str, float]]]:
             },
         ),
         # Requantise: bias, 48 x 16 multiplier, round and shift over 64 bit. Merge: residual, 16 x
-        # 16 multiplier, round and shift over 32 bit, offset, y^Q. S: the 8:1 parameter multiplexer.
+        # 16 multiplier, round and shift over 32 bit, offset; y^Q on its way out.
         "post": (
             vpus,
             {
@@ -127,64 +129,98 @@ def _logic(m: Machine) -> dict[str, tuple[int, Mapping[str, float]]]:
                 + _MULTIPLY_16["full_adder"]
                 + (48 + 64)
                 + (16 + 32 + 16 + 16),
-                "mux2": (6 * 64 + 16)
-                + (6 * 32 + 6 * 16 + 4 * 16)
-                + (0 if m.unstructured else 7 * 128),
+                "mux2": (6 * 64 + 16) + (6 * 32 + 3 * 16) + (6 * 16 + 16),
                 "register": (48 + 64 + 16) + (16 + 32 + 16 + 4),
             },
         ),
         # An element: two 2-bit codes (one in use, one loading), negation and gating of 5 bit, a
-        # share of the tree; a row: `hold` sums with their multiplexer and adder.
+        # share of the tree; a row: its sum before and after the shift, multiplexer and adders.
         "rpu": (
             rpu_elements,
             {
-                "register": 2 * 2 + m.rpu.hold * RPU_SUM_BITS / m.rpu.elements,
-                "mux2": 2 * 5 + (m.rpu.hold - 1) * RPU_SUM_BITS / m.rpu.elements,
-                "full_adder": (tree_bits(m.rpu.elements, 5) + RPU_SUM_BITS) / m.rpu.elements,
+                "register": 2 * 2 + 2 * RPU_SUM_BITS / m.rpu.elements,
+                "mux2": 2 + 2 * 5 + 6 * RPU_SUM_BITS / m.rpu.elements,
+                "full_adder": (tree_bits(m.rpu.elements, 5) + 2 * RPU_SUM_BITS) / m.rpu.elements,
             },
         ),
-        # Registers behind the memories that feed the projection unit and the VPUs.
-        "operand_register": (
-            1,
-            {
-                "register": m.word_bits("xq") + m.columns * m.word_bits("p"),
-            },
+        # A bank of each memory keeps what it read last: a register, and the multiplexer that passes
+        # it by. More weight words a cycle are more banks.
+        "bank_output": (
+            sum(memory(m, name).banks for name in MEMORIES),
+            {kind: _bank_bits(m) for kind in ("register", "mux2")},
         ),
+        # p of the pixels that issue.
+        "operand_register": (m.columns, {"register": m.word_bits("p")}),
     }
     if m.unstructured:
         return common | {
-            # Comparator of 17 bit, two 64-bit mask words, leading one in six levels.
-            "select": (m.lanes, {"full_adder": 17, "register": 1 + 2 * 64, "mux2": 6 * 64}),
-            # The row in use and the next one.
-            "row_register": (m.lanes, {"register": 2 * word}),
-            # W words twice (one window in use, one filling); a W:1 multiplexer and an operand
+            # Comparator of 17 bit and a window's bits; bits of a mask word that are left, and the
+            # first of them in six levels.
+            "select": (m.lanes, {"full_adder": 17, "register": m.window + 64, "mux2": 6 * 64}),
+            # Two lists of R pairs, one filling.
+            "pairs": (
+                m.lanes,
+                {
+                    "register": 2 * m.accumulators * pair_bits(m),
+                    "mux2": (2 * m.accumulators - 1) * pair_bits(m),
+                },
+            ),
+            # Two halves of the four words of a row-beat, and the operand; an exact word passes by.
+            "row_register": (m.lanes, {"register": (2 + 1) * 4 * word, "mux2": 4 * word + word}),
+            # W words twice (one half in use, one filling); a 2W:1 multiplexer and an operand
             # register for each lane.
             "window": (
                 1,
                 {
                     "register": 2 * m.window * word + m.lanes * word,
-                    "mux2": m.lanes * (m.window - 1) * word,
+                    "mux2": m.lanes * (2 * m.window - 1) * word,
                 },
             ),
-            "fifo": (m.lanes, {"register": m.accumulators * 16, "mux2": (m.accumulators - 1) * 16}),
+            # Positions of the pixels of two tiles and more, and the address of one.
+            "pixel_table": (
+                1,
+                {
+                    "register": 4 * m.accumulators * POSITION_BITS,
+                    "mux2": (4 * m.accumulators - 1) * POSITION_BITS,
+                    "full_adder": 2 * POSITION_BITS,
+                },
+            ),
         }
     return common | {
-        # 28 comparators of 16 bit, eight counts of seven bits, eight 3-bit indices sorted.
+        # Of a VPU: Z slots of eight values and places, seven comparators of 16 bit and that of
+        # theta, a count of seven bits, seven ranks that move by one.
         "select": (
-            ceil_div(vpus, 8),
-            {"full_adder": 28 * 16 + 8 * 4, "mux2": 8 * 8 * 3, "register": 8 * 3},
+            vpus,
+            {
+                "register": m.collector * 8 * (16 + PLACE_BITS),
+                "mux2": (m.collector - 1) * 8 * (16 + PLACE_BITS),
+                "full_adder": 7 * 16 + 17 + 7 + 7 * 3,
+            },
         ),
-        # Z pixels of eight int16.
-        "collector": (vpus, {"register": m.collector * 8 * 16, "mux2": (m.collector - 1) * 8 * 16}),
-        # A lane: two halves of eight words, eight sets of parameters; a VPU: 8:1 multiplexer and
-        # operand register.
+        # A lane: two halves of eight words, of which one is chosen, and three words of a row-beat
+        # for all; a VPU: 8:1 multiplexer and operand register.
         "group_buffer": (
             m.lanes,
             {
-                "register": 16 * word + 8 * 128 + m.columns * word,
-                "mux2": m.columns * 7 * word,
+                "register": 16 * word + 3 * word + m.columns * word,
+                "mux2": 8 * word + 3 * word + m.columns * 7 * word,
             },
         ),
-        # T words of T inputs, each with an operand register.
-        "crossbar": (m.columns, {"mux2": (m.columns - 1) * word, "register": word}),
+        # A lane: four sets of eight parameters, of which one is chosen; a VPU: 8:1 multiplexer and
+        # register.
+        "parameter_register": (
+            m.lanes,
+            {
+                "register": 4 * 8 * 128 + m.columns * 128,
+                "mux2": 3 * 8 * 128 + m.columns * 7 * 128,
+            },
+        ),
+        # T words of T inputs, each with the register of a word that waits and the operand.
+        "crossbar": (m.columns, {"mux2": (m.columns - 1) * word + word, "register": 2 * word}),
     }
+
+
+def _bank_bits(m: Machine) -> float:
+    """Bits that a bank keeps, mean over all banks of all memories."""
+    built = [memory(m, name) for name in MEMORIES]
+    return sum(each.banks * each.moved_bits for each in built) / sum(each.banks for each in built)

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..common.machine import Machine
-from ..sim.counts import EVENTS, MEMORIES
+from ..common.layer import ceil_div
+from ..common.machine import TAP_NIBBLES, Machine
+from ..sim.counts import BUFFERS, EVENTS, MEMORIES
 from .area import logic_um2
 from .logic import (
     ACCUMULATOR_BITS,
     COMBINE_BITS,
     LOGIC_SOURCE,
+    PLACE_BITS,
+    POSITION_BITS,
     RPU_SUM_BITS,
     levels,
+    pair_bits,
     terms_text,
     tree_bits,
     units,
@@ -37,9 +41,6 @@ LEAKAGE = ("sram_leakage.cycle", "logic_leakage.cycle")
 
 #: Parts that energy is broken down by, in the order of tables.
 COMPONENTS = tuple(dict.fromkeys(name.split(".")[0] for name in (*EVENTS, *LEAKAGE)))
-
-#: Memories whose words pass a register that no event of its own counts.
-_REGISTERED = ("xq", "p", "projection", "parameters")
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,28 @@ def ert(machine: Machine) -> dict[str, Energy]:
     are not in the table.
     """
     table = {}
-    for name in MEMORIES:
+    for name in (*MEMORIES, *BUFFERS):
         built = memory(machine, name)
-        extra = {"register_bit": built.word_bits} if name in _REGISTERED else {}
-        for action, pj in (("read", built.point.read_pj), ("write", built.point.write_pj)):
-            terms = extra if action == "read" else {}
-            table[f"{name}.{action}"] = Energy(
-                pj=pj + _sum(terms),
-                formula=" + ".join(
-                    filter(None, (f"{action} of a {built.word_bits}-bit word", terms_text(terms)))
-                ),
-                source=built.point.source + (f"; {LOGIC_SOURCE}" if terms else ""),
-                assumed=bool(terms),
-            )
+        # What is read stays in a register until the next read; p passes one more, the operand's.
+        terms = {"register_bit": built.moved_bits * (2 if name == "p" else 1)}
+        table[f"{name}.read"] = Energy(
+            pj=built.point.read_pj + _sum(terms),
+            formula=f"read of a {built.word_bits}-bit word + {terms_text(terms)}",
+            source=f"{built.point.source}; {LOGIC_SOURCE}",
+            assumed=True,
+        )
+        # A write to part of a word costs the macros that hold the part.
+        bits = _written(machine).get(name, built.word_bits)
+        macros = ceil_div(bits, built.point.port_bits)
+        table[f"{name}.write"] = Energy(
+            pj=built.point.write_pj * macros / built.point.parallel,
+            formula=f"write of {bits} bit of a {built.word_bits}-bit word",
+            source=built.point.source,
+            assumed=False,
+        )
     for event, terms in _logic(machine).items():
         table[event] = Energy(_sum(terms), terms_text(terms), LOGIC_SOURCE, True)
-    leakage_mw = sum(memory(machine, name).leakage_mw for name in MEMORIES)
+    leakage_mw = sum(memory(machine, name).leakage_mw for name in (*MEMORIES, *BUFFERS))
     table["sram_leakage.cycle"] = Energy(
         leakage_mw * machine.clock_ns,  # mW * ns = pJ
         f"{leakage_mw:.6g} mW of all memories x {machine.clock_ns:g} ns",
@@ -147,6 +154,15 @@ def _sum(terms: Mapping[str, float]) -> float:
     return sum(count * unit[name].value for name, count in terms.items())
 
 
+def _written(m: Machine) -> dict[str, int]:
+    """Bits of the memories that are written in parts, where a part may be fewer macros."""
+    return {
+        "p": 4 * m.rpu.rows,
+        "gather": 4 * m.rpu.word,
+        "tap": 4 * min(m.rpu.rows, TAP_NIBBLES, 16 * m.pses),
+    }
+
+
 def _logic(m: Machine) -> dict[str, Mapping[str, float]]:
     """Event to the unit actions it is made of."""
     word = 16 * m.pses
@@ -173,49 +189,64 @@ def _logic(m: Machine) -> dict[str, Mapping[str, float]]:
             "mux2_bit": ACCUMULATOR_BITS * levels(m.accumulators),
             "register_bit": ACCUMULATOR_BITS,
         },
-        # Negation and gating of a 5-bit x^Q, an adder of the tree, and a share of the row's sum,
-        # a third of whose elements are nonzero.
+        # Negation and gating of a 5-bit x^Q, an adder of the tree, and a share of the row's sum and
+        # its register, a third of whose elements are nonzero.
         "rpu.add": {
             "add_bit": (tree_bits(m.rpu.elements, 5) + 3 * RPU_SUM_BITS) / m.rpu.elements,
             "mux2_bit": 2 * 5,
             "register_bit": 3 * RPU_SUM_BITS / m.rpu.elements,
         },
         # Bias, 48 x 16 multiplication, rounding and a shift of six levels over 64 bit, saturation;
-        # S: the 8:1 multiplexer of 128 parameter bits.
+        # S: one of 4 sets of 8 times 128 parameter bits, registered.
         "post.requantise": {
             "multiply_bit2": 48 * 16,
             "add_bit": 48 + 64,
-            "mux2_bit": 6 * 64 + 16 + (0 if m.unstructured else 3 * 128),
-            "register_bit": 48 + 64 + 16,
+            "mux2_bit": 6 * 64 + 16 + (0 if m.unstructured else 5 * 128),
+            "register_bit": 48 + 64 + 16 + (0 if m.unstructured else 128),
         },
-        # Residual, 16 x 16 multiplication, rounding and shift over 32 bit, offset, ReLU, y^Q.
+        # Residual, 16 x 16 multiplication, rounding and shift over 32 bit, offset, ReLU.
         "post.merge": {
             "multiply_bit2": 16 * 16,
-            "add_bit": 16 + 32 + 16 + 16,
-            "mux2_bit": 6 * 32 + 6 * 16 + 4 * 16,
-            "register_bit": 16 + 32 + 16 + 4,
+            "add_bit": 16 + 32 + 16,
+            "mux2_bit": 6 * 32 + 3 * 16,
+            "register_bit": 16 + 32 + 16,
         },
+        # Rounding and shift over 16 bit, clamping.
+        "post.quantise": {"add_bit": 16, "mux2_bit": 6 * 16 + 16, "register_bit": 4},
     }
     if m.unstructured:
         return common | {
-            "select.compare": {"add_bit": 17, "register_bit": 1},
+            # The comparator, and the bits of the window gathered so far.
+            "select.compare": {"add_bit": 17, "register_bit": m.window},
+            # The lowest bit of 64 that is left, and which are left.
             "select.scan": {"mux2_bit": 6 * 64, "register_bit": 64},
+            "pairs.write": {"register_bit": pair_bits(m)},
+            "pairs.read": {"mux2_bit": pair_bits(m) * levels(2 * m.accumulators)},
             "row_register.write": {"register_bit": word},
-            "window.write": {"register_bit": word},
-            # The W:1 multiplexer and the lane's operand register.
-            "window.read": {"mux2_bit": word * levels(m.window), "register_bit": word},
-            "fifo.word": {"mux2_bit": 16 * levels(m.accumulators), "register_bit": 16},
+            # The pixel's position, one of 4 R, and the address made of it.
+            "window.write": {
+                "register_bit": word,
+                "mux2_bit": POSITION_BITS * levels(4 * m.accumulators),
+                "add_bit": 2 * POSITION_BITS,
+            },
+            # The 2W:1 multiplexer of both halves and the lane's operand register.
+            "window.read": {"mux2_bit": word * levels(2 * m.window), "register_bit": word},
         }
     return common | {
-        # 28 comparators of 16 bit, eight counts of seven bits, eight 3-bit indices sorted.
-        "select.rank": {"add_bit": 28 * 16 + 8 * 4, "mux2_bit": 8 * 8 * 3, "register_bit": 8 * 3},
-        "collector.write": {"register_bit": 16, "mux2_bit": 16 * levels(m.collector)},
+        # Seven comparators of 16 bit and that of theta, a count of seven bits and seven ranks that
+        # move by one; the slot's eight values and places, of which one and eight are written.
+        "select.rank": {
+            "add_bit": 7 * 16 + 17 + 7 + 7 * 3,
+            "mux2_bit": 8 * (16 + PLACE_BITS) * levels(m.collector),
+            "register_bit": 16 + 8 * PLACE_BITS,
+        },
         "group_buffer.write": {"register_bit": word},
         # The 8:1 multiplexer and the VPU's operand register.
         "group_buffer.read": {"mux2_bit": 3 * word, "register_bit": word},
-        # A word drives the inputs of T multiplexers, passes one of log2 T levels and is registered.
+        # A word drives the inputs of T multiplexers, passes one of log2 T levels, and is registered
+        # while its batch waits and again as the operand.
         "crossbar.word": {
             "mux2_bit": word * ((m.columns if m.columns > 1 else 0) + levels(m.columns)),
-            "register_bit": word,
+            "register_bit": 2 * word,
         },
     }

@@ -9,13 +9,20 @@ from importlib import resources
 
 import yaml
 
+from ..common.descriptor import MAX_CHANNELS
+from ..common.layer import ceil_div
+from ..common.machine import Machine
+
 __all__ = [
     "ACCUMULATOR_BITS",
     "COMBINE_BITS",
     "LOGIC_SOURCE",
+    "PLACE_BITS",
+    "POSITION_BITS",
     "RPU_SUM_BITS",
     "Unit",
     "levels",
+    "pair_bits",
     "terms_text",
     "tree_bits",
     "units",
@@ -28,6 +35,12 @@ COMBINE_BITS = 4 * 3 * 12 + 3 * 24
 #: Width of an accumulator, of a sum of the projection unit (15 * 32767 < 2**19, signed), in bits.
 ACCUMULATOR_BITS = 48
 RPU_SUM_BITS = 20
+
+#: Of a value being ranked: how many of its group are before it, and whether it may be essential.
+PLACE_BITS = 3 + 1
+
+#: Of an output pixel: its column, and row, column and number of the input pixel at its first tap.
+POSITION_BITS = 11 + 14 + 14 + 23
 
 #: Source of every entry made of the units below.
 LOGIC_SOURCE = "assumed: units of data/logic45_assumed.yaml (Horowitz, ISSCC 2014, scaled per bit)"
@@ -49,6 +62,11 @@ def units(section: str) -> Mapping[str, Unit]:
     """Return the units of `energy_pj`, `area_um2` or `leakage`, by name."""
     text = (resources.files(__package__) / "data" / "logic45_assumed.yaml").read_text("utf-8")
     return {name: Unit(**entry) for name, entry in yaml.safe_load(text)[section].items()}
+
+
+def pair_bits(machine: Machine) -> int:
+    """Bits of an essential pair: the row of a lane, and the pixel of the window."""
+    return levels(ceil_div(MAX_CHANNELS, machine.lanes)) + levels(machine.window)
 
 
 def levels(inputs: int) -> int:

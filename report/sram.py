@@ -7,17 +7,24 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from ..common.descriptor import memory_row_bits
 from ..common.errors import InputError
 from ..common.layer import ceil_div
-from ..common.machine import Machine
-from ..sim.counts import MEMORIES
+from ..common.machine import TAP_NIBBLES, TAP_PIXELS, Machine
+from ..sim.counts import BUFFERS, MEMORIES
+from .logic import RPU_SUM_BITS
 
-__all__ = ["TWO_PORT", "Sram", "SramPoint", "check_clock", "memory", "sram"]
+__all__ = ["PORTS", "Sram", "SramPoint", "banks", "check_clock", "memory", "sram"]
 
-#: Memories with a read and a write port (1r1w): one phase fills them while another reads them.
-#: Of the others, residual and xq keep what is read and what is written in halves of their own, and
-#: the rest are only filled or only emptied while the machine computes: one port does (1rw).
-TWO_PORT = frozenset({"p", "masks"})
+#: Every memory has a read and a write port: transfers fill and empty it while the machine computes,
+#: and p, masks, the sums and the gather buffer are written by one unit while another reads them.
+PORTS = "1r1w"
+
+#: Largest macro of a buffer of the projection unit, in KiB.
+_BUFFER_KIB = 32
+
+#: Bits of y and residual that an access moves.
+_VALUE = 16
 
 _WIDTHS = (64, 128, 256, 512)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -57,26 +64,29 @@ class SramPoint:
 
 @dataclass(frozen=True)
 class Sram:
-    """A memory of the machine: `rows` of macros, of which one row is active in an access."""
+    """A memory of the machine: `banks`, each of `rows` rows of macros, of which one row is active
+    in an access of the bank. `moved_bits` of a word are of use.
+    """
 
     name: str
     word_bits: int
-    ports: str
+    moved_bits: int
+    banks: int
     rows: int
     point: SramPoint
 
     @property
     def macros(self) -> int:
-        return self.rows * self.point.parallel
+        return self.banks * self.rows * self.point.parallel
 
     @property
     def leakage_mw(self) -> float:
         """All macros leak all the time; none is switched off."""
-        return self.rows * self.point.leakage_mw
+        return self.banks * self.rows * self.point.leakage_mw
 
     @property
     def area_mm2(self) -> float:
-        return self.rows * self.point.area_mm2
+        return self.banks * self.rows * self.point.area_mm2
 
 
 @cache
@@ -146,15 +156,45 @@ def sram(size_kib: int, port_bits: int, ports: str, device: str, temperature_k: 
     )
 
 
+def banks(machine: Machine, name: str) -> int:
+    """Banks of memory `name`, each with an address of its own: those of a row. The residual has as
+    many for the sums to keep as for the sums to add."""
+    bits = memory_row_bits(machine, name)
+    if name in ("y", "residual"):
+        return bits // _VALUE * (2 if name == "residual" else 1)
+    return bits // machine.word_bits(name)
+
+
 def memory(machine: Machine, name: str) -> Sram:
-    """Return memory `name` (of `sim.counts.MEMORIES`) of `machine`."""
-    shape = getattr(machine.memories, name)
-    ports = "1r1w" if name in TWO_PORT else "1rw"
-    bits = machine.word_bits(name)
+    """Return memory `name` (of `sim.counts.MEMORIES` or `BUFFERS`) of `machine`.
+
+    Each bank is rows of macros that hold its share of the capacity. A buffer of the projection unit
+    is one bank of the smallest macros that are as deep as it, of 32 KiB at most.
+    """
     memories = machine.memories
-    point = sram(shape.macro_kib, bits, ports, memories.device, memories.temperature_k)
-    rows = ceil_div(shape.capacity_kib, point.size_kib * point.parallel)
-    return Sram(name=name, word_bits=bits, ports=ports, rows=rows, point=point)
+    if name in BUFFERS:
+        bits, depth = _buffer(machine, name)
+        width = next(width for width in _WIDTHS if width * ceil_div(bits, _WIDTHS[-1]) >= bits)
+        need = ceil_div(depth * width, 8192)
+        size = next(size for size in _SIZES if size >= need or size == _BUFFER_KIB)
+        point = sram(size, bits, PORTS, memories.device, memories.temperature_k)
+        return Sram(name, bits, bits, 1, ceil_div(need, point.size_kib), point)
+    shape, bits = getattr(memories, name), machine.word_bits(name)
+    point = sram(shape.macro_kib, bits, PORTS, memories.device, memories.temperature_k)
+    count = banks(machine, name)
+    rows = ceil_div(shape.capacity_kib, count * point.size_kib * point.parallel)
+    moved = _VALUE if name in ("y", "residual") else bits
+    return Sram(name, bits, moved, count, rows, point)
+
+
+def _buffer(machine: Machine, name: str) -> tuple[int, int]:
+    """Bits of a word, and words, of a buffer of the projection unit."""
+    rpu = machine.rpu
+    return {
+        "gather": (4 * rpu.elements, 2 * rpu.hold),
+        "sums": (RPU_SUM_BITS * rpu.rows, max(2, rpu.hold * rpu.depth // rpu.rows)),
+        "tap": (4 * min(TAP_NIBBLES, 16 * machine.pses), TAP_PIXELS),
+    }[name]
 
 
 def check_clock(machine: Machine) -> None:
@@ -165,7 +205,7 @@ def check_clock(machine: Machine) -> None:
     InputError
         With the memory, its times and what would do.
     """
-    for name in MEMORIES:
+    for name in (*MEMORIES, *BUFFERS):
         point = memory(machine, name).point
         slowest = max(point.access_ns, point.cycle_ns)
         if machine.clock_ns < slowest:

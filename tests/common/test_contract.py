@@ -8,6 +8,9 @@ from sinai.common.contract import CONTRACT, STALL_CAUSES, Contract
 
 #: A contract whose latencies are distinct powers of two, so that a sum tells its terms.
 SPREAD = Contract(
+    fetch=1 << 15,
+    load=1 << 16,
+    store=1 << 17,
     descriptor=1 << 0,
     sram_read=1 << 1,
     operand=1 << 2,
@@ -28,7 +31,8 @@ SPREAD = Contract(
 
 
 PSE = ["pse_multiply", "pse_combine"]
-TO_Z = [*PSE, "tree", "accumulate", "requantise"]
+FEED = ["sram_read", "operand"]
+TO_Z = [*FEED, *PSE, "tree", "accumulate", "requantise"]
 
 
 @pytest.mark.parametrize(
@@ -36,11 +40,11 @@ TO_Z = [*PSE, "tree", "accumulate", "requantise"]
     [
         ("pse", PSE),
         ("vpu", [*PSE, "tree", "accumulate"]),
-        ("feed", ["sram_read", "operand"]),
+        ("feed", FEED),
         ("to_z", TO_Z),
         ("drain", [*TO_Z, "merge", "write"]),
-        ("to_mask", [*TO_Z, "compare", "mask_write"]),
-        ("to_indices", [*TO_Z, "rank", "mask_write"]),
+        ("to_mask", [*TO_Z, "compare", "mask_write", "sram_read"]),
+        ("to_indices", [*TO_Z, "rank", "mask_write", "sram_read"]),
         ("rpu_fill", ["sram_read", "rpu", "rpu_write"]),
     ],
 )
@@ -52,13 +56,16 @@ def test_every_latency_is_at_least_a_cycle():
     assert all(value >= 1 for value in dataclasses.asdict(CONTRACT).values())
 
 
-@pytest.mark.parametrize(
-    ("window", "rows", "cycles"),
-    [(1, 64, 1), (1, 65, 2), (16, 4, 16), (16, 128, 32)],
-)
-def test_scan_reads_64_bits_a_cycle_for_each_pixel(window, rows, cycles):
-    assert CONTRACT.scan(window, rows) == cycles
+@pytest.mark.parametrize(("name", "twice"), [("to_mask", 1), ("to_indices", 1)])
+def test_a_mask_is_read_from_its_memory_before_it_is_used(name, twice):
+    """Two reads lie on the way: of the operands, and of the mask."""
+    later = dataclasses.replace(SPREAD, sram_read=SPREAD.sram_read + 1)
+    assert getattr(later, name) - getattr(SPREAD, name) == 1 + twice
+
+
+def test_launch_walks_the_columns():
+    assert SPREAD.launch(8) == SPREAD.descriptor + 8
 
 
 def test_stall_causes_are_distinct():
-    assert len(set(STALL_CAUSES)) == len(STALL_CAUSES) == 9
+    assert len(set(STALL_CAUSES)) == len(STALL_CAUSES) == 8

@@ -56,13 +56,18 @@ def test_published_machines(name, multipliers, vpus, side_by_side):
         ("unstructured", "p", 2048),
         ("unstructured", "y", 64),
         ("structured", "weights", 256),
-        ("structured", "y", 512),
-        ("structured", "residual", 512),
+        ("unstructured", "masks", 64),
+        ("structured", "y", 64),
+        ("structured", "residual", 64),
+        ("structured", "masks", 256),
+        ("structured-expanded", "masks", 512),
+        ("unstructured", "xq", 256),
         ("structured", "projection", 2048),
     ],
 )
 def test_word_bits_by_hand(name, memory, bits):
-    """w words of 16 bit; 16 w nibbles; four values, or a line of 8 V values of 16 bit."""
+    """w words of 16 bit; 16 w nibbles; four values of 16 bit; 64 mask bits a lane, or eight of each
+    of V T vector units; 64 nibbles of x^Q."""
     assert PRESETS[name].word_bits(memory) == bits
 
 
@@ -75,9 +80,13 @@ def test_every_memory_has_a_capacity_and_a_word(name):
 
 
 def test_projection_tile_loads_through_its_port():
-    """32 rows x 512 entries of 2 bit = 32768 bit: 16 cycles of 2048 bit, 17 of 2000."""
+    """32 rows x 512 entries of 2 bit = 32768 bit: 16 cycles of 2048 bit, 32 of 1024."""
     assert Rpu().load_cycles == 16
-    assert Rpu(port_bits=2000).load_cycles == 17
+    assert Rpu(port_bits=1024).load_cycles == 32
+
+
+def test_words_of_the_projection_unit_are_64_nibbles_or_a_tile():
+    assert (Rpu().word, Rpu(elements=32, port_bits=64).word) == (64, 32)
 
 
 def test_defaults_fill_a_short_description(described):
@@ -156,7 +165,17 @@ def test_file_that_is_no_description(text, message, described):
             {"kind": "unstructured", "columns": 2},
             "columns must be 1 on an unstructured machine, not 2",
         ),
-        ({"dma": {"bytes_per_cycle": 0}}, r"dma\.bytes_per_cycle must be at least 1, not 0"),
+        (
+            {"dma": {"bytes_per_cycle": 0}},
+            r"dma\.bytes_per_cycle must be a power of two between 1 and 1024, not 0",
+        ),
+        ({"rpu": {"rows": 3}}, r"rpu\.rows must be a power of two between 1 and 1024, not 3"),
+        ({"rpu": {"depth": 100}}, r"depth must be a multiple of rows = 32, not 100"),
+        (
+            {"rpu": {"rows": 4, "elements": 16, "port_bits": 256}},
+            r"port_bits must be at most 128, a tile of P, not 256",
+        ),
+        ({"rpu": {"rows": 128}}, r"rpu\.rows must be at most the 64 nibbles of a beat of p"),
         ({"dma": {"capacity_kib": 0}}, r"dma\.capacity_kib must be at least 1, not 0"),
         ({"dma": 16}, "dma.* not 16"),
         (

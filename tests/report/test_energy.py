@@ -14,18 +14,19 @@ U, S = PRESETS["unstructured"], PRESETS["structured"]
 
 
 def test_energy_is_counts_times_table_by_hand(result):
-    """7 reads of weights and 5 of x at 18.3562 pJ (CACTI: 32 KiB, 512 bit, lop, 300 K), 2 writes of
-    p at 4 x 24.9114 pJ (8 KiB, 512 bit, 1r1w), 1000 MACs, 4 scans of 384 mux2 and 64 register
-    bits."""
+    """7 reads of weights and 5 of x at 24.5325 pJ (CACTI: 32 KiB, 512 bit, 1r1w, lop, 300 K) and
+    a register of 512 bits, 2 writes of 32 nibbles of p, one of four macros, at 24.9114 pJ (8 KiB),
+    1000 MACs, 4 scans of 384 mux2 and 64 register bits."""
     mac = 256 * 0.0031 + (216 + (16 * 32 + 8 * 33 + 4 * 34 + 2 * 35 + 36) / 32) * 0.0031
     mac += 216 * 0.001 + (128 + 32 + 37 / 32) * 0.004
     scan = 384 * 0.001 + 64 * 0.004
-    dynamic = 12 * 18.3562 + 2 * 4 * 24.9114 + 1000 * mac + 4 * scan
+    read = 24.5325 + 512 * 0.004
+    dynamic = 12 * read + 2 * 24.9114 + 1000 * mac + 4 * scan
     leakage = ert(U)["sram_leakage.cycle"].pj + ert(U)["logic_leakage.cycle"].pj
     spent = energy(result)
     cycles = [100, 50, 200, 50]
     assert spent["energy_pj"].tolist() == pytest.approx([dynamic + leakage * n for n in cycles])
-    assert spent["energy_weights_pj"].tolist() == pytest.approx([7 * 18.3562] * 4)
+    assert spent["energy_weights_pj"].tolist() == pytest.approx([7 * read] * 4)
     assert spent["energy_mvu_pj"].tolist() == pytest.approx([1000 * mac] * 4)
 
 
@@ -89,21 +90,43 @@ def test_wider_window_costs_more():
     narrow = override(U, ["window=4"])
     more = ert(U)["window.read"].pj - ert(narrow)["window.read"].pj
     assert more == pytest.approx(2 * 512 * 0.001)
-    # 12 more words, twice, and 12 more inputs for each of 16 lanes.
+    # 12 more words, twice, and as many more inputs for each of 16 lanes.
     area = art(U)["window"].um2 - art(narrow)["window"].um2
-    assert area == pytest.approx(2 * 12 * 512 * 4.5 + 16 * 12 * 512 * 1.9)
+    assert area == pytest.approx(2 * 12 * 512 * (4.5 + 16 * 1.9))
+
+
+def test_more_weight_words_cost_area():
+    """Two words a lane are 4 lanes x (256 + 128) more bits that banks of weights and parameters
+    keep: a flip-flop and a multiplexer each."""
+    more = art(override(S, ["weight_words=2"]))
+    added = more["bank_output"].um2 - art(S)["bank_output"].um2
+    assert added == pytest.approx(4 * (256 + 128) * (4.5 + 1.9))
+    assert more["bank_output"].instances - art(S)["bank_output"].instances == 8
+    assert logic_um2(override(S, ["weight_words=2"])) == pytest.approx(logic_um2(S) + added)
+
+
+def test_part_of_a_word_costs_the_macros_that_hold_it():
+    """A tile's 32 rows of p are 128 of 2048 bits, one macro of four; a read takes all four, and the
+    word passes two registers."""
+    table = ert(U)
+    assert table["p.write"].pj == pytest.approx(24.9114)
+    assert table["p.read"].pj == pytest.approx(4 * 18.1649 + 2 * 2048 * 0.004)
+    # An access of y moves 16 of 64 bits and costs all of them.
+    assert table["y.write"].pj == pytest.approx(7.43499)
+    assert table["y.read"].pj == pytest.approx(9.44607 + 16 * 0.004)
 
 
 def test_leakage_by_hand():
-    """Macros x (subthreshold + gate) of CACTI: with 4 KiB in 4 KiB macros of 64 bit everywhere."""
+    """Macros x (subthreshold + gate) of CACTI, each bank of as many as it needs."""
     tiny = [
         f"memories.{name}.{key}=4" for name in MEMORIES for key in ("capacity_kib", "macro_kib")
     ]
     machine = override(PRESETS["unstructured-small"], tiny)
-    # 64 bit: weights, x (4 words of 16 bit), y, residual, projection: 1rw; masks: 1r1w; 256 bit:
-    # xq, p (1r1w); 128 bit: parameters.
-    expected_mw = 5 * (0.123204 + 0.101376) + (0.157077 + 0.129959) + (0.122563 + 0.100342)
-    expected_mw += (0.157686 + 0.130037) + (0.125747 + 0.10229)
+    # 64 bit: weights (4 banks), x, y (4), residual (2 x 4), xq, projection, masks (4); 128 bit:
+    # parameters (4); 256 bit: p.
+    expected_mw = 23 * (0.157077 + 0.129959) + 4 * (0.154641 + 0.12737) + (0.157686 + 0.130037)
+    # gather: 8 words of 64 bit, 1 KiB; sums: 256 of 80 bit, 4 KiB x 128 bit; tap: 2048 of 256 bit.
+    expected_mw += (0.0451869 + 0.0386697) + (0.154641 + 0.12737) + 2 * (1.01266 + 0.813817)
     assert ert(machine)["sram_leakage.cycle"].pj == pytest.approx(expected_mw * 2.0)
     logic = ert(machine)["logic_leakage.cycle"].pj
     assert logic == pytest.approx(logic_um2(machine) * 0.02e-3 * 2.0)

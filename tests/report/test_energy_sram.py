@@ -5,8 +5,8 @@ import pytest
 from sinai.common.errors import InputError
 from sinai.common.machine import PRESETS, load_machine, override
 from sinai.report.area import area_mm2, art
-from sinai.report.sram import TWO_PORT, check_clock, memory, sram
-from sinai.sim.counts import MEMORIES
+from sinai.report.sram import banks, check_clock, memory, sram
+from sinai.sim.counts import BUFFERS, MEMORIES
 
 U = PRESETS["unstructured"]
 
@@ -76,14 +76,37 @@ def test_unknown_device_is_refused():
 
 
 def test_memory_is_capacity_over_macros():
-    """8192 KiB of weights in macros of 32 KiB: 256 rows of one; p, 256 KiB in macros of 8 KiB for
-    words of 2048 bit: 8 rows of four."""
+    """8192 KiB of weights in 16 banks of macros of 32 KiB: 16 rows of one; p, 256 KiB in macros of
+    8 KiB for words of 2048 bit: 8 rows of four. All have two ports."""
     weights, p = memory(U, "weights"), memory(U, "p")
-    assert (weights.rows, weights.macros, weights.ports) == (256, 256, "1rw")
-    assert (p.rows, p.macros, p.ports) == (8, 32, "1r1w")
-    assert weights.leakage_mw == pytest.approx(256 * (0.807658 + 0.644011))
-    assert weights.area_mm2 == pytest.approx(256 * 0.11555)
-    assert set(MEMORIES) > TWO_PORT
+    assert (weights.banks, weights.rows, weights.macros) == (16, 16, 256)
+    assert (p.banks, p.rows, p.macros) == (1, 8, 32)
+    assert weights.leakage_mw == pytest.approx(256 * (1.02542 + 0.825182))
+    assert weights.area_mm2 == pytest.approx(256 * 0.25111)
+
+
+def test_banks_by_hand():
+    """A row of y is a value of each of 4 x 8 vector units; the residual has two halves."""
+    machine = PRESETS["structured"]
+    counts = {"weights": 4, "x": 8, "y": 32, "residual": 64, "xq": 1, "p": 8, "masks": 1}
+    assert {name: banks(machine, name) for name in counts} == counts
+    assert banks(override(machine, ["weight_words=2"]), "weights") == 8
+    assert banks(U, "masks") == 16
+
+
+def test_bank_is_a_macro_at_least():
+    """4 KiB in 4 banks of 8 KiB macros are 4 macros."""
+    machine = override(PRESETS["unstructured-small"], ["memories.weights.capacity_kib=4"])
+    assert (memory(machine, "weights").rows, memory(machine, "weights").macros) == (1, 4)
+
+
+def test_buffers_of_the_projection_unit_by_hand():
+    """Gather: 2 x 16 pixels of 512 nibbles; sums: 16 x 16 words of 32 x 20 bit, two macros of 512;
+    tap: 2048 pixels of 64 nibbles in two rows of 32 KiB."""
+    gather, sums, tap = (memory(U, name) for name in BUFFERS)
+    assert (gather.word_bits, gather.macros, gather.point.size_kib) == (2048, 4, 2)
+    assert (sums.word_bits, sums.macros, sums.point.size_kib) == (640, 2, 16)
+    assert (tap.word_bits, tap.macros, tap.point.size_kib) == (256, 2, 32)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -92,22 +115,22 @@ def test_presets_keep_the_clock_of_their_memories(preset):
 
 
 def test_fast_clock_is_refused():
-    """32 KiB x 64 bit needs 0.983909 ns on y; 0.95 ns is enough for the others."""
+    """32 KiB x 64 bit needs 1.10507 ns on y; 1.1 ns is enough for weights and x."""
     with pytest.raises(
-        InputError, match=r"clock_ns must be at least 0.984, .* the y memory .* 0.95"
+        InputError, match=r"clock_ns must be at least 1.105, .* the y memory .* 1.1"
     ):
-        check_clock(override(U, ["clock_ns=0.95"]))
+        check_clock(override(U, ["clock_ns=1.1"]))
 
 
 def test_slow_device_is_refused_at_a_fast_clock():
-    with pytest.raises(InputError, match=r"clock_ns must be at least 1\.409"):
+    with pytest.raises(InputError, match=r"clock_ns must be at least 1\.622"):
         check_clock(override(U, ["clock_ns=1.4", "memories.device=itrs-lstp"]))
 
 
 def test_area_is_the_sum_of_its_parts():
     table = art(U)
     assert area_mm2(U) == pytest.approx(sum(entry.um2 for entry in table.values()) / 1e6)
-    assert set(MEMORIES) <= set(table)
+    assert {*MEMORIES, *BUFFERS} <= set(table)
     assert table["mvu"].instances == 16 * 32
     # Sixteen lanes of 48 x 32 flip-flops, a 32:1 multiplexer and an adder.
     lane = 1536 * 4.5 + 31 * 48 * 1.9 + 48 * 4.3

@@ -37,7 +37,7 @@ def test_summary_by_hand(result):
     assert made["edp_js"] == pytest.approx(expected, rel=1e-9, abs=0)
     assert sum(made["energy_by_component_pj"].values()) == pytest.approx(made["energy_pj"])
     assert "mvu.mac16" in made["assumed"]
-    assert "weights.read" not in made["assumed"]
+    assert "weights.write" not in made["assumed"]
 
 
 def test_files(directory, result):
