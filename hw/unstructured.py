@@ -384,7 +384,7 @@ class UnstructuredEngine(wiring.Component):
         step_open = Signal()
         m.d.comb += [
             self.step_begin.eq(self.issue & ~step_open),
-            self.step_end.eq(steps.advance),
+            self.step_end.eq(steps.advance & (step_open | self.issue)),
         ]
         with m.If(steps.advance):
             m.d.sync += step_open.eq(0)

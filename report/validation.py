@@ -1,0 +1,200 @@
+"""One layer through RTL, simulator and integer model, compared to the cycle and the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..common.commands import Commands, commands
+from ..common.contract import CONTRACT, STALL_CAUSES, Contract
+from ..common.integer import LayerRun as Reference
+from ..common.machine import Machine
+from ..common.operands import Operands, input_stream, read_outputs
+from ..common.program import compile_layer
+from ..common.scheme import Scheme
+from ..hw.driver import Played, play
+from ..hw.verilated import VerilatedCore
+from ..sim.engine import LayerRun, simulate_layer
+from ..sim.transfers import move_cycles
+
+__all__ = ["Comparison", "Difference", "compare", "compare_layer"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that differs: layer, kind ("counter", "step" or "bytes"), name, and both values."""
+
+    layer: str
+    kind: str
+    name: str
+    rtl: Any
+    expected: Any
+
+    def __str__(self) -> str:
+        other = "integer model" if self.kind == "bytes" else "simulator"
+        return f"{self.layer}: {self.kind} {self.name}: RTL {self.rtl}, {other} {self.expected}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared of a layer: how many counters, cycles of steps and bytes, and what differs.
+
+    `rtl` and `simulated` hold the counters by name.
+    """
+
+    layer: str
+    counters: int
+    steps: int
+    bytes: int
+    differences: tuple[Difference, ...]
+    rtl: dict[str, int]
+    simulated: dict[str, int]
+
+
+def compare_layer(
+    core: VerilatedCore,
+    machine: Machine,
+    operands: Operands,
+    scheme: Scheme,
+    theta: int | None,
+    reference: Reference,
+    *,
+    contract: Contract = CONTRACT,
+    gaps: tuple[float, float] = (0.0, 0.0),
+    seed: int = 0,
+    spoil: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Comparison:
+    """Run a layer on the RTL and in the simulator and compare them, and the outputs.
+
+    Parameters
+    ----------
+    core : VerilatedCore
+        Of `machine`.
+    operands, scheme, theta
+        The layer; masks of the operands, if it has any, are injected.
+    reference : LayerRun
+        The integer model's run of it, of one image.
+    contract : Contract
+        Of the simulator.
+    gaps : (float, float)
+        Probability of a cycle in which the input and the output stream wait. The simulator knows no
+        gaps: with resident accounting they change nothing but cycles_load and cycles_store, which
+        are then not compared; with `dma.capacity_kib` only bytes are.
+    spoil : callable, optional
+        Changes the input stream, to show that it would be seen.
+
+    Raises
+    ------
+    CheckError
+        If the core reports an error or does not end.
+    """
+    program = compile_layer(operands.spec.layer, machine, scheme)
+    made = commands(
+        program, operands.spec, theta=theta, inject=operands.mask is not None and not scheme.dense
+    )
+    stream = input_stream(made, operands)
+    played = play(
+        core,
+        made,
+        stream if spoil is None else spoil(stream),
+        input_gaps=gaps[0],
+        output_gaps=gaps[1],
+        seed=seed,
+    )
+    mask = reference.mask[0]
+    if operands.order is not None:
+        mask = mask[:, operands.order]
+    regular = scheme.dense or scheme.structured
+    run = simulate_layer(program, None if regular else mask, contract)
+    return compare(made, operands, played, run, reference, contract, timed=gaps == (0.0, 0.0))
+
+
+def compare(
+    made: Commands,
+    operands: Operands,
+    played: Played,
+    run: LayerRun,
+    reference: Reference,
+    contract: Contract = CONTRACT,
+    *,
+    timed: bool = True,
+) -> Comparison:
+    """Compare what the RTL did with what the simulator and the integer model say."""
+    program, name = made.program, made.program.layer.name
+    differences = []
+
+    simulated = {
+        "cycles": run.cycles,
+        "busy": run.busy,
+        "approximate_busy": run.busy_approximate,
+        **{f"stall_{cause}": run.stalls[cause] for cause in STALL_CAUSES},
+    }
+    if timed:
+        # Of the transfers that were made: masks and sums may come on top of the layer's own.
+        for key, loads in (("cycles_load", True), ("cycles_store", False)):
+            moves = [each.move for each in made.transfers if each.loads == loads]
+            simulated[key] = move_cycles(program.machine, moves, contract)
+    elif not program.machine.resident:
+        simulated = {}
+    rtl = {key: played.counters[key] for key in simulated}
+    # The testbench has counted clock edges besides.
+    edges = {
+        "cycles": sum(compute.cycles for compute in played.run.computes),
+        "busy": sum(compute.busy for compute in played.run.computes),
+    }
+    for key, value in simulated.items():
+        if rtl[key] != value:
+            differences.append(Difference(name, "counter", key, rtl[key], value))
+        if key in edges and program.machine.resident and edges[key] != value:
+            differences.append(Difference(name, "counter", f"{key} (edges)", edges[key], value))
+
+    steps = 0
+    if timed or program.machine.resident:
+        seen = _rtl_steps(played)
+        wanted = [
+            (step.phase == "E", step.first, step.last) for step in run.steps if step.first >= 0
+        ]
+        steps = 2 * max(len(seen), len(wanted))
+        for index in range(max(len(seen), len(wanted))):
+            one = seen[index] if index < len(seen) else None
+            two = wanted[index] if index < len(wanted) else None
+            if one != two:
+                differences.append(Difference(name, "step", str(index), one, two))
+
+    outputs = read_outputs(made, played.output, order=operands.order)
+    count = 0
+    for key, expected in (
+        ("y", reference.y[0]),
+        ("yq", reference.yq[0]),
+        ("s", reference.s[0]),
+        ("mask", reference.mask[0]),
+    ):
+        values = getattr(outputs, key)
+        if values is None:
+            continue
+        count += values.nbytes
+        wrong = np.argwhere(values != expected)
+        if len(wrong):
+            pixel, channel = wrong[0].tolist()
+            differences.append(
+                Difference(
+                    name,
+                    "bytes",
+                    f"{key}: {len(wrong)} of {values.size}, first at pixel {pixel}, channel"
+                    f" {channel}",
+                    int(values[pixel, channel]),
+                    int(expected[pixel, channel]),
+                )
+            )
+    return Comparison(name, len(simulated), steps, count, tuple(differences), rtl, simulated)
+
+
+def _rtl_steps(played: Played) -> list[tuple[bool, int, int]]:
+    return [
+        (step.exact, step.begin, step.end)
+        for compute in played.run.computes
+        for step in compute.steps
+    ]
