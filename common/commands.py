@@ -129,6 +129,8 @@ def commands(
         larger than a descriptor can say.
     """
     layer = program.layer
+    if inject and store_masks:
+        raise InputError(f"layer {layer.name}: injected masks are the host's, not to be stored")
     if program.scheme.dense and (inject or store_masks):
         raise InputError(f"layer {layer.name}: a dense layer has no masks to load or store")
     if store_sums and not layer.joined:
