@@ -16,15 +16,16 @@ _NAME = r"\\\S+|[A-Za-z_][\w$]*"
 
 #: A mention of a wire: neither the port in `.port(wire)`, nor a part of a constant.
 _TOKEN = re.compile(rf"(?<![.'$\\\w])(?:{_NAME})")
-_DECLARED = re.compile(rf"  wire (?:signed )?(?:\[\d+:0\] )?({_NAME}) ?;")
+_DECLARED = re.compile(rf"  wire (?:signed )?(?:\[-?\d+:0\] )?({_NAME}) ?;")
 _ASSIGNED = re.compile(rf"  assign ({_NAME}) +=")
 _ATTRIBUTE = re.compile(r"  \(\*.*\*\)")
 
 
 def tidy(verilog: str) -> str:
-    """Return `verilog` without wires that are assigned as a whole and never read.
+    """Return `verilog` without wires that are only declared, or assigned whole and never read.
 
-    What only such wires read goes as well.
+    What only such wires read goes as well. The former stand for signals without a bit, which
+    Verilog cannot have: yosys gives them the range [-1:0], two bits.
     """
     modules = re.split(r"(?<=^endmodule\n)", verilog, flags=re.M)
     return "".join(_tidy_module(module) for module in modules)
@@ -42,12 +43,12 @@ def _tidy_module(text: str) -> str:
         mentions.update(_TOKEN.findall(line))
 
     def idle(name: str) -> bool:
-        return name in declared and name in assigned and mentions[name] == 2
+        return name in declared and mentions[name] == 1 + (name in assigned)
 
     waiting = [name for name in declared if idle(name)]
     while waiting:
         name = waiting.pop()
-        for number in (declared.pop(name), assigned.pop(name)):
+        for number in filter(None, (declared.pop(name, None), assigned.pop(name, None))):
             tokens = _TOKEN.findall(lines[number])
             mentions.subtract(tokens)
             lines[number] = None

@@ -91,6 +91,7 @@ class Condition:
 @dataclass(frozen=True)
 class Run:
     """What happened from the last reset, or the end of the last finished run, to the end of this.
+    A run that was told to keep the log does not count as finished here.
 
     `finished` is False if the bound was reached first. `status` is the last word read of the
     register that was waited for; `output` the output stream; `taken` the bytes of the input stream
@@ -186,6 +187,7 @@ class VerilatedCore:
         output_gaps: float = 0.0,
         seed: int = 0,
         interval: int = 64,
+        keep: bool = False,
     ) -> Run:
         """Let cycles pass until a register has a value; return what happened.
 
@@ -205,6 +207,8 @@ class VerilatedCore:
             Of the pseudo-random gaps.
         interval : int
             At least 1.
+        keep : bool
+            Whether the log goes on although this run finishes.
 
         Raises
         ------
@@ -237,7 +241,7 @@ class VerilatedCore:
         if ended == 2:
             raise TimeoutError(f"The host port did not answer a read of {until.address:#x}")
         result = self._collect(ended == 0, status.value, start)
-        if result.finished:
+        if result.finished and not keep:
             self._library.core_forget(self._core)
         return result
 

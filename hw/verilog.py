@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +16,9 @@ from amaranth.lib.wiring import Component
 
 from ..common.errors import InputError
 from ..common.machine import Machine
+from .core import Core
 from .pse import PSE
+from .registers import describe
 from .share import Emitter
 from .sram import Sram
 from .vpu import VPU
@@ -53,13 +57,48 @@ WAIVERS = (
     ),
     Waiver(
         "UNUSEDSIGNAL",
+        "*Signal is not used: 'o_valid*",
+        "an output of a submodule that the design at hand does not need, as it counts cycles",
+    ),
+    Waiver(
+        "UNUSEDSIGNAL",
+        "*Signal is not used: 'added'*",
+        "last valid bit of a pipeline whose user counts cycles; synthesis drops it",
+    ),
+    Waiver(
+        "UNUSEDSIGNAL",
+        "*Signal is not used: 'scaled_1_2_3'*",
+        "last valid bit of a second pipeline beside one that has the same valid bits",
+    ),
+    Waiver(
+        "UNUSEDSIGNAL",
         "*Bits of signal are not used*",
         "top bits of sums whose range is known to be smaller, and bits that a shift drops",
     ),
     Waiver(
+        "CASEINCOMPLETE",
+        "*Case values incompletely covered*",
+        "values without a case keep what was assigned before the case statement",
+    ),
+    Waiver(
+        "VARHIDDEN",
+        "*hides declaration in upper scope*",
+        "a register may have the name of the submodule it is in; no name crosses a module",
+    ),
+    Waiver(
         "WIDTHEXPAND",
-        "*Operator ADD expects*SIGNED generates*",
-        "signed terms of different width are added; $signed() extends them as intended",
+        "*Operator *expects*generates*",
+        "operands of different width are extended, by $signed() where they are signed; none is cut",
+    ),
+    Waiver(
+        "WIDTHTRUNC",
+        "*Logical operator LOGNOT expects 1 bit*",
+        "`!` asks whether a number is zero",
+    ),
+    Waiver(
+        "WIDTHTRUNC",
+        "*Operator ASSIGNW expects*SHIFTR generates*",
+        "the low bits of a shifted word are a part selected at a variable place",
     ),
 )
 
@@ -118,7 +157,7 @@ def design(component: Component, emitter: Emitter | None = None) -> Design:
 
 
 def verilog(machine: Machine, *, memories: Memories = "flat") -> dict[str, str]:
-    """Return the Verilog of each design of `machine` by its name: sinai_pse and sinai_vpu.
+    """Return the Verilog of each design of `machine` by its name: sinai_pse, sinai_vpu, sinai_core.
 
     With `memories` "flat" each text is complete; with "blackbox" SRAMs are instantiated only, and
     the text under ``"sinai_sram"`` has a behavioural module for each. The names of designs and of
@@ -144,8 +183,9 @@ def ports(machine: Machine) -> dict[str, Any]:
 def write(machine: Machine, directory: Path, *, memories: Memories = "flat") -> list[Path]:
     """Write the Verilog of `machine` and what goes with it; return the paths.
 
-    NAME.v and NAME.sdc for each design; ports.json; verilator.vlt (the waivers); with `memories`
-    "blackbox" also sinai_sram.v and memories.json. The directory is made if need be.
+    NAME.v and NAME.sdc for each design; ports.json; registers.json (what the host port of the core
+    reaches); verilator.vlt (the waivers); with `memories` "blackbox" also sinai_sram.v and
+    memories.json. The directory is made if need be.
 
     Raises
     ------
@@ -155,12 +195,15 @@ def write(machine: Machine, directory: Path, *, memories: Memories = "flat") -> 
     if memories not in get_args(Memories):
         raise InputError(f"memories must be flat or blackbox, not {memories!r}")
     directory = Path(directory)
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     heading = {"machine": machine.name, "version": version("sinai")}
     emitted = _emitted(machine)
     described = ports(machine)
     files = {f"{name}.v": text for name, text in _texts(machine, emitted, memories).items()}
     files |= {f"{name}.sdc": _constraints(name, machine, described[name]) for name in described}
     files["ports.json"] = _json(heading | {"designs": described})
+    files["registers.json"] = _json(heading | describe(machine))
     files["verilator.vlt"] = _waiver_file()
     if memories == "blackbox":
         files["memories.json"] = _json(
@@ -171,21 +214,27 @@ def write(machine: Machine, directory: Path, *, memories: Memories = "flat") -> 
                 "designs": {name: _memory_list(made) for name, made in emitted.items()},
             }
         )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with _writing(directory):
         for name, text in files.items():
             (directory / name).write_text(text, encoding="utf-8")
+    return [directory / name for name in files]
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"{directory}: cannot be written ({error.strerror}); give a directory that can"
         ) from None
-    return [directory / name for name in files]
 
 
 def _designs(machine: Machine) -> tuple[Component, ...]:
     return (
         PSE(),
         VPU(machine.pses, machine.accumulators),
+        Core(machine),
     )
 
 

