@@ -5,6 +5,9 @@ from amaranth.hdl import Value
 from amaranth.lib.wiring import In
 from amaranth.sim import Simulator
 
+from sinai.common.descriptor import compute_fields
+from sinai.common.machine import PRESETS, Machine
+
 
 class Bench:
     """Drives the ports of `dut`, which has a port `valid`, and watches `outputs`, by port name.
@@ -74,3 +77,54 @@ def simulate():
         sim.run()
 
     return run
+
+
+class Stepped:
+    """Runs scripts, coroutines of the simulator's context, on `dut`; each starts from reset.
+
+    A script counts its cycles, in a loop over a range, so that it ends whatever the design does.
+    """
+
+    def __init__(self, dut):
+        self.dut = dut
+        self.script = None
+        self.sim = Simulator(dut)
+        self.sim.add_clock(1e-6)
+        self.sim.add_testbench(self._run)
+
+    def __call__(self, script):
+        if self.script is not None:
+            self.sim.reset()
+        self.script = script
+        self.sim.run()
+
+    async def _run(self, ctx):
+        await self.script(ctx)
+
+
+@pytest.fixture(scope="session")
+def stepped():
+    """The class `Stepped`."""
+    return Stepped
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Function from a kind, with fields of :class:`Machine` to change, to a small machine."""
+
+    def make(kind, **changes):
+        return Machine.model_validate(PRESETS[f"{kind}-small"].model_dump() | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def descriptor():
+    """Function from a machine, with fields to set, to those of a COMPUTE; others are harmless."""
+
+    def make(machine, **values):
+        fields = {field.name: max(field.low, 0) for field in compute_fields(machine)}
+        assert values.keys() <= fields.keys()
+        return fields | {name: int(value) for name, value in values.items()}
+
+    return make
