@@ -1,4 +1,4 @@
-"""The simulation of one layer: its parts by recurrences, their transfers as SimPy processes.
+"""The fast engine, for one layer: its parts by recurrences, their transfers as SimPy processes.
 
 A part is a compute of its own: launched, drained, nothing of it overlaps with the part before or
 after but transfers. So the cycles of a part follow from the part alone, by the recurrences of
@@ -10,7 +10,6 @@ names of `counts`.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -20,35 +19,12 @@ from ..common.allocation import loaded_words
 from ..common.contract import STALL_CAUSES, Contract
 from ..common.descriptor import Target
 from ..common.program import Program
+from .layer_run import LayerRun
 from .structured import StructuredUnit
 from .transfers import move_cycles, run_queues
 from .unstructured import UnstructuredUnit
-from .vector_unit import Step
 
 __all__ = ["LayerRun", "simulate_layer", "steps_of"]
-
-
-@dataclass(frozen=True)
-class LayerRun:
-    """Result of one layer and image: cycles, their causes, slots, MACs and event counts.
-
-    cycles = busy + all stalls; V * T * busy = the sum of slots. With resident accounting the cycles
-    are those of the compute, from its launch to its last write; otherwise they begin with START and
-    end with the last store. `projected` counts the vectors multiplied by P: im2col rows (`patch`)
-    or input pixels (`tap`). `steps` has every step of every part, in order.
-    """
-
-    cycles: int
-    busy: int
-    busy_approximate: int
-    stalls: dict[str, int]
-    slots: dict[str, int]
-    essential: int
-    projected: int
-    cycles_load: int
-    cycles_store: int
-    counts: dict[str, int]
-    steps: tuple[Step, ...]
 
 
 def steps_of(program: Program, part: int) -> list[tuple[str, int]]:

@@ -16,13 +16,18 @@ from ..common.errors import InputError
 from ..common.layer import Layer, ceil_div
 from ..common.machine import Machine
 from ..common.placement import place_channels
-from ..common.program import compile_layer
+from ..common.program import Program, compile_layer
 from ..common.scheme import Scheme
 from ..traces.schema import Trace
 from .counts import EVENTS
-from .engine import LayerRun, simulate_layer
+from .engine import simulate_layer
+from .layer_run import LayerRun, Span
+from .stepped import step_layer
 
-__all__ = ["Result", "bound", "simulate"]
+__all__ = ["ENGINES", "Result", "bound", "simulate"]
+
+#: Names of the engines.
+ENGINES = ("fast", "stepped")
 
 _SLOTS = ("useful", "idle_pixels", "idle_channels", "idle_imbalance")
 
@@ -40,7 +45,8 @@ class Result:
     scheme : Scheme
         Of the trace, or `dense` where asked for.
     engine : str
-        ``fast``: runs of beats in closed form, transfers as SimPy events.
+        ``fast``: runs of beats in closed form, transfers as SimPy events. ``stepped``: SimPy, an
+        event a beat. Both give the same counts, to the cycle.
     ideal : bool
         True for the bound without stalls or imbalance, which no machine reaches.
     layers : DataFrame
@@ -50,6 +56,9 @@ class Result:
         each), cycles_load and cycles_store (outside cycles with resident accounting).
     counts : DataFrame
         Same rows; one column for each of :data:`sinai.sim.counts.EVENTS`.
+    spans : tuple
+        For each of these rows what was under way when, in cycles since the start of the layer;
+        empty unless a timeline was asked for.
     """
 
     trace: Trace
@@ -59,6 +68,7 @@ class Result:
     ideal: bool
     layers: pd.DataFrame
     counts: pd.DataFrame
+    spans: tuple[tuple[Span, ...], ...] = ()
 
     @property
     def cycles(self) -> float:
@@ -79,6 +89,8 @@ def simulate(
     dense: bool = False,
     ideal: bool = False,
     placement: bool = True,
+    engine: str = "fast",
+    timeline: bool = False,
     contract: Contract = CONTRACT,
 ) -> Result:
     """Replay the masks of `trace` on `machine`.
@@ -97,14 +109,25 @@ def simulate(
         the projection.
     placement : bool
         Unstructured machine only: place channels on lanes by their calibrated density.
+    engine : {"fast", "stepped"}
+        The stepped engine gives the same result, far slower.
+    timeline : bool
+        Keep `spans`; engine stepped only, and not with `ideal`.
     contract : Contract
         Latencies; the published ones by default.
 
     Raises
     ------
     InputError
-        If the scheme does not run on the machine, a memory is too small, or an image is not there.
+        If the scheme does not run on the machine, a memory is too small, an image is not there, or
+        the engine does not give what is asked for.
     """
+    if engine not in ENGINES:
+        raise InputError(f"engine must be {' or '.join(ENGINES)}, not {engine!r}")
+    if timeline and engine == "fast":
+        raise InputError("a timeline comes from engine stepped, not from fast; choose stepped")
+    if timeline and ideal:
+        raise InputError("the ideal bound has no timeline; leave out one of the two")
     if ideal and not machine.unstructured:
         raise InputError(
             f"{machine.name}: the ideal bound is defined for unstructured machines only"
@@ -120,7 +143,7 @@ def simulate(
     for index, layer in enumerate(trace.layers):
         program = compile_layer(layer, machine, scheme)
         if regular:
-            run = _maskless_run(_anonymous(layer), machine, scheme, contract)
+            run = _maskless_run(_anonymous(layer), machine, scheme, contract, engine, timeline)
             rows += [(image, index, run) for image in chosen]
             continue
         masks = trace.mask(index)
@@ -128,16 +151,17 @@ def simulate(
             mask = masks[image].reshape(layer.c_out, layer.pixels).T
             if index in orders:
                 mask = mask[:, orders[index]]
-            rows.append((image, index, simulate_layer(program, mask, contract)))
+            rows.append((image, index, _run(program, mask, contract, engine, timeline)))
     rows.sort(key=lambda row: row[:2])
     result = Result(
         trace,
         machine,
         scheme,
-        "fast",
+        engine,
         False,
         pd.DataFrame([_layer_row(i, trace.layers[n], machine, scheme, run) for i, n, run in rows]),
         pd.DataFrame([_count_row(trace.layers[n], run) for _, n, run in rows]),
+        tuple(run.spans for _, _, run in rows) if timeline else (),
     )
     return bound(result) if ideal else result
 
@@ -172,10 +196,29 @@ def bound(result: Result) -> Result:
     return replace(result, ideal=True, layers=pd.DataFrame(rows))
 
 
+def _run(
+    program: Program,
+    mask: NDArray[np.bool_] | None,
+    contract: Contract,
+    engine: str,
+    timeline: bool,
+) -> LayerRun:
+    if engine == "fast":
+        return simulate_layer(program, mask, contract)
+    return step_layer(program, mask, contract, record=timeline)
+
+
 @lru_cache(maxsize=4096)
-def _maskless_run(layer: Layer, machine: Machine, scheme: Scheme, contract: Contract) -> LayerRun:
+def _maskless_run(
+    layer: Layer,
+    machine: Machine,
+    scheme: Scheme,
+    contract: Contract,
+    engine: str,
+    timeline: bool,
+) -> LayerRun:
     """Layers of one geometry take the same cycles where no mask decides the work."""
-    return simulate_layer(compile_layer(layer, machine, scheme), None, contract)
+    return _run(compile_layer(layer, machine, scheme), None, contract, engine, timeline)
 
 
 def _anonymous(layer: Layer) -> Layer:

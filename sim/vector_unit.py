@@ -5,31 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.contract import Contract
 from ..common.program import Program, Tile
+from .layer_run import Step
 from .projection import ProjectionUnit
 from .stream import Clock, Stream
 
-__all__ = ["Step", "VectorUnit"]
-
-
-class Step(NamedTuple):
-    """A step of a part: phase "A" or "E", index of its tile in the program, and the cycles of its
-    first and last issue since the launch of its part.
-
-    An item that issues nothing, for want of essential neurons, counts as its place in the order;
-    both are -1 where not even such an item exists.
-    """
-
-    phase: str
-    tile: int
-    first: int
-    last: int
+__all__ = ["VectorUnit"]
 
 
 class VectorUnit(ABC):
