@@ -19,6 +19,7 @@ BUFFERS = ("gather", "sums", "tap")
 EVENTS: dict[str, str] = {
     **{f"{name}.read": f"one word read from the {name} memory" for name in MEMORIES},
     **{f"{name}.write": f"one word written to the {name} memory" for name in MEMORIES},
+    "p.write": "nibbles of one tile's rows of P written to the p memory",
     "mvu.mac16": "one 16-bit multiply-accumulate slot clocked in a PSE, tree included",
     "mvu.mac4": "one 4-bit multiply-accumulate slot clocked in a PSE, tree included",
     "accumulator.update": "one 48-bit accumulator read, added to and written",

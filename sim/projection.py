@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from ..common.blocks import p_batches
 from ..common.contract import Contract
 from ..common.geometry import element_tiles, is_tap, row_tiles, xq_feed
+from ..common.layer import ceil_div
 from ..common.parts import Part
 from ..common.program import Program
 
@@ -50,7 +51,6 @@ class ProjectionUnit:
         layer, machine = program.layer, program.machine
         self.part, self.layer, self.machine, self.contract = part, layer, machine, contract
         self.counts = counts
-        self.beats = program.approximate_beats
         self.begin = contract.launch(machine.columns)
         self.tap = is_tap(layer)
         self.feed = xq_feed(layer, machine, part.row, part.rows)
@@ -169,7 +169,7 @@ class ProjectionUnit:
             counts["xq.read"] += self.projected * feed.words
             counts["tap.write"] += passes
             counts["tap.read"] += inside
-            counts["p.write"] += self.pixels * self.beats
+            counts["p.write"] += self.pixels * ceil_div(layer.k, self.machine.rpu.rows)
         else:
             counts["xq.read"] += inside * feed.words
             counts["p.write"] += passes

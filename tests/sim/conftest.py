@@ -500,7 +500,9 @@ def layers(layer_of):
         kernel = draw(st.sampled_from([1, 2, 3]))
         projection = draw(st.sampled_from(["patch", "tap"]))
         taps = kernel**2
-        k = draw(st.integers(1, 4)) * 4 * taps if projection == "tap" else draw(st.integers(1, 200))
+        k = draw(st.one_of(st.integers(1, 200), st.integers(1, 12)))
+        if projection == "tap":
+            k = draw(st.integers(1, 4)) * 4 * taps
         return layer_of(
             c_in=draw(st.integers(1, depth)),
             c_out=draw(st.integers(1, channels)),

@@ -1,13 +1,13 @@
 """Layers on both machines: cycles by hand, and what must hold for every layer and mask."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sinai.common.contract import CONTRACT
+from sinai.common.contract import CONTRACT, Contract
 from sinai.common.descriptor import transfer_cycles, transfer_row_bits
 from sinai.common.errors import InputError
 from sinai.common.machine import PRESETS, override
@@ -269,3 +269,27 @@ def test_queues_by_hand(layer_of):
     stored = max(stored + fetch, launched[1] + 2000) - fetch + take(parts[1].place.stores)
     stored = max(stored + fetch, launched[2] + 10) - fetch + take(parts[2].place.stores)
     assert (schedule.launched, schedule.ended) == (launched, stored)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Contract)])
+def test_every_entry_of_the_contract_shows(layer_of, name):
+    """One more cycle in any entry changes the cycles, their causes or the steps of some run."""
+    later = replace(CONTRACT, **{name: getattr(CONTRACT, name) + 1})
+    if name == "scan_bits":
+        later = replace(CONTRACT, scan_bits=32)
+    # One tile, whose selection and scan nothing hides; 40 rows are two or three mask words.
+    shape = layer_of(c_out=160, c_in=16, k=72, h_in=1, w_in=2)
+    mask = np.random.default_rng(3).random((shape.pixels, shape.c_out)) < 0.01
+    small = override(S, ["dma.capacity_kib=16"])
+    seen = []
+    for machine, scheme, essential in (
+        (U, "unstructured:0.9", mask),
+        (S, "structured:7:8", None),
+        (small, "structured:7:8", None),
+    ):
+        program = compile_layer(shape, machine, Scheme.parse(scheme))
+        seen.append(
+            simulate_layer(program, essential, later)
+            != simulate_layer(program, essential, CONTRACT)
+        )
+    assert any(seen)

@@ -43,7 +43,7 @@ def compare(stepped, layer, machine, scheme, density, seed, contract):
 
 
 DRAWN = settings(
-    max_examples=250,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
@@ -58,7 +58,10 @@ def test_structured_part_equals_stepping(stepped, layers, data):
         f"weight_words={draw(st.sampled_from([1, 2, 8]))}",
         f"collector={draw(st.sampled_from([1, 4]))}",
         f"rpu.hold={draw(st.sampled_from([1, 3, 4]))}",
-        f"memories.p.capacity_kib={draw(st.sampled_from([2, 4, 16]))}",
+        f"rpu.elements={draw(st.sampled_from([16, 64, 256]))}",
+        f"rpu.rows={draw(st.sampled_from([4, 16]))}",
+        f"memories.p.capacity_kib={draw(st.sampled_from([1, 2, 16]))}",
+        "memories.p.macro_kib=1",
         f"dma.capacity_kib={draw(st.sampled_from(['null', 'null', 24]))}",
     ]
     compare(
@@ -80,6 +83,8 @@ def test_unstructured_part_equals_stepping(stepped, layers, data):
         f"window={draw(st.sampled_from([1, 2, 4, 16]))}",
         f"lanes={draw(st.sampled_from([2, 4]))}",
         f"rpu.hold={draw(st.sampled_from([1, 3, 4]))}",
+        f"rpu.elements={draw(st.sampled_from([16, 64, 256]))}",
+        f"rpu.rows={draw(st.sampled_from([4, 16]))}",
         f"memories.p.capacity_kib={draw(st.sampled_from([1, 2, 16]))}",
         f"dma.capacity_kib={draw(st.sampled_from(['null', 'null', 24]))}",
         "memories.p.macro_kib=1",
@@ -96,7 +101,7 @@ def test_unstructured_part_equals_stepping(stepped, layers, data):
 
 
 @pytest.mark.parametrize("projection", ["patch", "tap"])
-@pytest.mark.parametrize("elements", [16, 32, 64])
+@pytest.mark.parametrize("elements", [16, 64, 128])
 def test_tiles_of_the_projection_equal_stepping(stepped, layer_of, projection, elements):
     """Several element tiles, a single tile, gathering slower and faster than the adders."""
     for c_in, k in ((4, 36), (33, 36), (20, 180), (64, 9 * 36)):
