@@ -46,12 +46,12 @@ class Simulation {
   size_t word() const { return sizeof(core_->in_data); }
 
   void reset(uint64_t edges) {
+    input_.clear(), taken_ = 0, open_ = kNone;
     idle();
     core_->rst = 1;
     while (edges--) step();
     core_->rst = 0;
     forget();
-    input_.clear(), taken_ = 0, open_ = kNone;
   }
 
   // Start the log anew.

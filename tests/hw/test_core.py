@@ -239,6 +239,7 @@ def test_reset_in_mid_layer(core, machine, kind):
             core.reset()
         else:
             core.write(at["CONTROL"], 4)
+            core.step(2)
             core.reset(edges=0)  # no reset: the host only drops what it had still to send
         assert check(core, machine, case).counters == fresh
 
