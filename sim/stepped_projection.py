@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..common.blocks import p_room
 from ..common.contract import Contract
 from ..common.geometry import Feed, is_tap, row_tiles, xq_feed
+from ..common.layer import ceil_div
 from ..common.program import Program
 from .stepped_ledger import Ledger, Mark, Process
 
@@ -46,7 +47,7 @@ class Projector:
         layer, machine, part = program.layer, program.machine, program.parts[index]
         self.env, self.ledger, self.contract = env, ledger, contract
         self.layer, self.machine, self.part = layer, machine, part
-        self.beats = program.approximate_beats
+        self.slices = ceil_div(program.layer.k, program.machine.rpu.rows)
         self.pixels = part.rows * layer.w_out
         self.usable = Mark(env, 0 if part.projects else self.pixels)
         self.freed = Mark(env)
@@ -113,7 +114,7 @@ class Projector:
                 for pixel in range(done - size, done):
                     yield env.timeout(layer.taps)
                     ledger.counts["tap.read"] += self.inside[pixel]
-                    ledger.counts["p.write"] += self.beats
+                    ledger.counts["p.write"] += self.slices
                 ledger.span("projection", f"copies of row {row}", since)
                 self.usable.advance_in(fill - 1, done)
 
