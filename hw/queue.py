@@ -225,23 +225,16 @@ class DescriptorQueue(wiring.Component):
 
     def _range_check(self, m: Module, word: Signal, cycle: Signal) -> Signal:
         """Keep each field as its word comes; return whether that is out of range."""
-        value = Signal(signed(33))
-        low, high = Signal(signed(33)), Signal(signed(33))
-        is_signed, is_field, outside = Signal(), Signal(), Signal()
+        low, high = Signal(signed(32)), Signal(signed(32))
+        is_field, outside = Signal(), Signal()
         with m.Switch(cycle):
             for index, field in enumerate(self.table):
                 with m.Case(index + 2):
                     m.d.sync += self.fields[field.name].eq(word)
-                    m.d.comb += [
-                        is_field.eq(1),
-                        is_signed.eq(field.signed),
-                        low.eq(field.low),
-                        high.eq(field.high),
-                    ]
-        m.d.comb += [
-            value.eq(Cat(word, is_signed & word[31])),
-            outside.eq(is_field & ((value < low) | (value > high))),
-        ]
+                    m.d.comb += [is_field.eq(1), low.eq(field.low), high.eq(field.high)]
+        # A word with bit 31 is out of range in either reading where it is not meant as negative.
+        value = word.as_signed()
+        m.d.comb += outside.eq(is_field & ((value < low) | (value > high)))
         return outside
 
     def _rule_check(self, m: Module, cycle: Signal, start: Signal) -> Signal:

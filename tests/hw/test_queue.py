@@ -213,6 +213,17 @@ def test_random_words(simulate, kind, count):
     assert {0, Fault.HEADER, Fault.SUM, Fault.COMBINATION} <= codes
 
 
+def test_every_bit_of_the_sum(simulate):
+    """A sum that is wrong in one bit, whichever, is a fault."""
+
+    def cases(words):
+        for bit in range(32):
+            yield [*words[:-1], words[-1] ^ 1 << bit]
+
+    codes = check_codes(simulate, SMALL[0], "transfer", cases, limit=2000)
+    assert codes == {Fault.SUM}
+
+
 @pytest.mark.parametrize("machine", SMALL, ids=lambda machine: machine.kind)
 @pytest.mark.parametrize("kind", ["compute", "transfer"])
 def test_contradictions(simulate, machine, kind):
