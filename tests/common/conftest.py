@@ -149,7 +149,8 @@ class AddressModel:
         sizes = [f["tile_depth"] + (t < f["tile_more"]) for t in range(f["tiles"])]
         assert sum(sizes) == f["batches"] == -(-f["pixels"] // self.T)
         assert f["groups"] == -(-f["channels"] // (8 * self.V if self.S else self.V))
-        self.projected = 0
+        # Either p is all to come, or all of the part is there.
+        assert not self.flags & Flag.APPROXIMATE or bool(self.p) != bool(self.flags & Flag.PROJECT)
         first, ring = 0, 0
         for tile, depth in enumerate(sizes):
             batches = range(first, first + depth)
@@ -166,6 +167,8 @@ class AddressModel:
                     self._exact(batches, sg, base)
                 ring += depth
             first += depth
+        if self.flags & Flag.RELEASE:
+            self.p = {}
 
     def _check_sub_blocks(self, tile, depth):
         deep = "_deep" if tile < self.f["tile_more"] else ""

@@ -214,6 +214,17 @@ def test_words_of_the_stream(made):
     }
 
 
+def test_p_stays_for_the_next_range_of_channels(made):
+    """Three ranges of a band: the first projects, the last releases."""
+    machine = override(S, ["dma.capacity_kib=12"])
+    geometry = {"c_out": 40, "stride": 1, "w_in": 4, "k": 18, "residual": True, "joined": "r"}
+    run = made(machine, "unstructured:0.7", geometry, theta=0)
+    assert [(part.row, part.channel) for part in run.program.parts] == [(0, 0), (0, 16), (0, 32)]
+    flags = [Flag(each["flags"]) for each in run.computes]
+    assert [bool(each & Flag.PROJECT) for each in flags] == [True, False, False]
+    assert [bool(each & Flag.RELEASE) for each in flags] == [False, False, True]
+
+
 def test_descriptors_sum_to_zero(made):
     run = made(S, "structured:4:8", {})
     for words in (*run.compute_words(), *run.transfer_words()):
@@ -291,6 +302,18 @@ def test_rows_of_y_on_an_unstructured_machine_are_padded(made):
     machine = override(U, ["memories.y.capacity_kib=4", "memories.y.macro_kib=1"])
     with pytest.raises(InputError, match="layer l needs 5 KiB of the y memory, which holds 4"):
         made(machine, "dense", {"h_in": 48})
+
+
+def test_the_ring_of_masks_holds_three_tiles(made):
+    """A tile is a window of eight pixels: 80 rows of channels take ten words of 32 bytes, and three
+    times that is less than 1 KiB; 81 take eleven."""
+    machine = override(
+        U, ["memories.masks.capacity_kib=1", "memories.masks.macro_kib=1", "window=8"]
+    )
+    geometry = {"kernel": 1, "padding": 0, "stride": 1, "k": 2}
+    made(machine, "unstructured:0.5", geometry | {"c_out": 4 * 80}, theta=0)
+    with pytest.raises(InputError, match="layer l needs 2 KiB of the masks memory, which holds 1"):
+        made(machine, "unstructured:0.5", geometry | {"c_out": 4 * 81}, theta=0)
 
 
 def test_operands_are_checked(made, integer_layer):

@@ -145,6 +145,7 @@ def test_placement_changes_nothing_that_leaves(address_model, integer_layer, win
         check(address_model, spec, machine, "unstructured:0.5", rng, inject=inject, order=order)
 
 
+@pytest.mark.parametrize("c_in", [3, 5])
 @pytest.mark.parametrize("projection", ["patch", "tap"])
 @pytest.mark.parametrize(
     ("name", "scheme", "capacity", "inject"),
@@ -162,15 +163,16 @@ def test_placement_changes_nothing_that_leaves(address_model, integer_layer, win
     ],
 )
 def test_parts_give_the_layer(
-    address_model, integer_layer, name, scheme, projection, capacity, inject
+    address_model, integer_layer, name, scheme, projection, capacity, inject, c_in
 ):
     """A layer that streams in parts, bands outside ranges of channels and the other way round,
-    with p projected once or again, whatever the order of transfers and computes."""
+    with p projected once or again, from windows or (3 channels) from im2col rows, whatever the
+    order of transfers and computes."""
     rng = np.random.default_rng(capacity)
     machine = override(MACHINES[name], [f"dma.capacity_kib={capacity}"])
     geometry = {"projection": projection, "residual": True, "joined": "r"}
     spec = integer_layer(
-        rng, c_in=5, c_out=40, kernel=3, stride=1, padding=1, h_in=6, w_in=4, k=18, **geometry
+        rng, c_in=c_in, c_out=40, kernel=3, stride=1, padding=1, h_in=6, w_in=4, k=18, **geometry
     )
     program = check(address_model, spec, machine, scheme, rng, inject=inject)
     assert len(program.parts) > 1
