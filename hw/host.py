@@ -32,7 +32,7 @@ class HostPort(wiring.Component):
     The first fault of a queue is kept in STATUS, that of computes if both come at once, and
     `stopped` is asserted until CONTROL.RESET. While descriptors are announced that are not done,
     `watchdog` cycles in a row without `progress` are a fault, STALLED, of the computes if there are
-    any to do.
+    any to do. A stream that keeps a transfer waiting for so long is such a fault too.
 
     Source: the paper leaves the host open.
 
@@ -146,9 +146,8 @@ class HostPort(wiring.Component):
         data = Signal(32)
         with m.Switch(self.address[2:]):
             for register in table.values():
-                if register.access != "wo":
-                    with m.Case(register.address >> 2):
-                        m.d.comb += data.eq(values.get(register.name, register.reset))
+                with m.Case(register.address >> 2):
+                    m.d.comb += data.eq(values.get(register.name, register.reset))
         m.d.sync += self.read_valid.eq(reading)
         with m.If(reading):
             m.d.sync += self.read_data.eq(data)

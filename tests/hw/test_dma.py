@@ -8,7 +8,6 @@ import pytest
 from amaranth.sim import Simulator
 
 from sinai.common.arithmetic import clamp, round_shift
-from sinai.common.contract import CONTRACT
 from sinai.common.descriptor import (
     Target,
     memory_depth,
@@ -289,7 +288,8 @@ def test_cycles_by_hand(machine, target, rows, words, constant):
     rng = np.random.default_rng(4)
     seen = check(machine, [transfer(target, inner=rows)], rng, Memory(machine, rng))
     assert seen.spans == [(0, words + constant)]
-    assert constant == (CONTRACT.load if target < Target.STORE_Y else CONTRACT.store)
+    stores = target >= Target.STORE_Y
+    assert constant == (Transfers.store_cycles if stores else Transfers.load_cycles)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_every_length_of_wait(simulate):
                     cycle += 1
                 assert words == stored(S, each, memory)
                 late = min(length, max(0, start + length - 5)) if start < 17 else 0
-                assert cycle == 12 + CONTRACT.store + late
+                assert cycle == 12 + dut.store_cycles + late
 
     simulate(dut, bench, limit=4000)
 
