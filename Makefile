@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DELETE_ON_ERROR:
-.PHONY: help figure5 test lint format wheel pse-exhaustive clean
+.PHONY: help figure5 test lint format wheel pse-exhaustive engines clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -38,6 +38,9 @@ wheel: $(VENV)/everything ## build dist/*.whl and dist/*.tar.gz
 
 pse-exhaustive: $(VENV)/everything ## all 2**32 operand pairs of the multiplier, on its gates
 	$(BIN)/python -m sinai.hw.exhaustive
+
+engines: $(VENV)/everything ## both simulator engines on every bundled trace, equal to the cycle
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_engines.py
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -20,6 +20,7 @@ from ..traces.schema import Trace
 from .area import area_mm2, art
 from .energy import COMPONENTS, energy, ert
 from .sram import check_clock
+from .timeline import write_timeline
 
 if TYPE_CHECKING:
     from ..sim import Result
@@ -28,7 +29,8 @@ __all__ = ["layer_table", "summary", "trace_digest", "versions", "write_run"]
 
 
 def write_run(result: Result, directory: Path, *, command: str = "") -> dict[str, Any]:
-    """Write config.yaml, summary.json, layers.csv, ert.yaml and art.yaml, and return the summary.
+    """Write config.yaml, summary.json, layers.csv, ert.yaml and art.yaml, and return the summary;
+    timeline.json too where the result has one.
 
     Parameters
     ----------
@@ -72,6 +74,8 @@ def write_run(result: Result, directory: Path, *, command: str = "") -> dict[str
     for name, table in (("ert", ert(machine)), ("art", art(machine))):
         entries = {key: dataclasses.asdict(entry) for key, entry in table.items()}
         _write_yaml(directory / f"{name}.yaml", {"technology": "45 nm", name: entries})
+    if result.spans:
+        write_timeline(result, directory / "timeline.json")
     return made
 
 

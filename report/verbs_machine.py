@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ..common.errors import InputError
 from .options import (
     as_json,
     assignments,
@@ -133,6 +134,17 @@ def figure5(
     is_flag=True,
     help="Bound of an unstructured machine with full lanes and no stalls, which none reaches.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["fast", "stepped"]),
+    help="fast: runs of beats in closed form. stepped: an event a beat, same result, far slower."
+    "  [default: fast, or stepped with --timeline]",
+)
+@click.option(
+    "--timeline",
+    is_flag=True,
+    help="Write timeline.json too, for ui.perfetto.dev or chrome://tracing. 1 us there is 1 cycle.",
+)
 @directory()
 @force
 @as_json
@@ -143,6 +155,8 @@ def run(
     images: tuple[int, ...],
     dense: bool,
     ideal: bool,
+    engine: str | None,
+    timeline: bool,
     output: Path,
     force: bool,
     as_json: bool,
@@ -160,11 +174,16 @@ def run(
       sinai run masks.npz --machine structured -o run
       sinai run masks.npz --machine structured --set columns=4 --set clock_ns=2.5 -o run4
       sinai run masks.npz --machine my-machine.yaml --dense -o dense --json
+      sinai run masks.npz --machine structured --image 0 --timeline -o seen
     """
     from ..sim import simulate
     from ..traces.schema import load
     from .run import write_run
 
+    if timeline and engine == "fast":
+        raise InputError("--timeline comes from --engine stepped, not fast; leave out --engine")
+    if timeline and ideal:
+        raise InputError("--ideal is a bound and has no --timeline; leave out one of the two")
     described = machine_from(machine, assignments)
     with fresh_directory(output, marker="summary.json", force=force) as aside:
         result = simulate(
@@ -173,6 +192,8 @@ def run(
             images=images or None,
             dense=dense,
             ideal=ideal,
+            engine=engine or ("stepped" if timeline else "fast"),
+            timeline=timeline,
         )
         made = write_run(result, aside, command=command_line())
     if as_json:
