@@ -136,7 +136,7 @@ class Ranker(wiring.Component):
             beats = Signal(name=f"beats_{n}")
             m.d.comb += [
                 beats.eq(self.z > old.data[n]),
-                larger[n].eq(earlier & self.exists & beats),
+                larger[n].eq(self.exists & beats),  # of later rows too: they begin anew
                 at_least[n].eq(earlier & ~beats),
             ]
         valid, slot, here, larger, at_least, keep = delay(
