@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinai.common.descriptor import memory_depth
-from sinai.common.machine import Memory
 from sinai.hw.lane_scanner import LaneScanner, pair_bits
 
 #: W of 2, 1 and 16: words of 32, 64 and 4 rows.
@@ -17,9 +16,9 @@ WIDTHS = [2, 1, 16]
 
 @pytest.fixture(scope="module", params=WIDTHS)
 def lane(request, stepped, small):
-    machine = small("unstructured", window=request.param)
-    memories = machine.memories.model_copy(update={"masks": Memory(capacity_kib=1, macro_kib=1)})
-    machine = small("unstructured", window=request.param, memories=memories.model_dump())
+    memories = small("unstructured").memories.model_dump()
+    memories["masks"] = {"capacity_kib": 3, "macro_kib": 1}  # rows: no power of two
+    machine = small("unstructured", window=request.param, memories=memories)
     made = stepped(LaneScanner(machine))
     made.machine = machine
     return made

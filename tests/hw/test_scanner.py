@@ -19,7 +19,7 @@ MACHINES = [{}, {"lanes": 2, "window": 1}, {"lanes": 2, "window": 4, "pses": 1}]
 @pytest.fixture(scope="module", params=MACHINES, ids=lambda changes: str(changes.get("window", 2)))
 def scanner(request, stepped, small):
     memories = small("unstructured").memories.model_dump()
-    memories["masks"] = {"capacity_kib": 1, "macro_kib": 1}
+    memories["masks"] = {"capacity_kib": 3, "macro_kib": 1}  # rows: no power of two
     machine = small("unstructured", memories=memories, **request.param)
     made = stepped(PairScanner(machine))
     made.machine = machine
