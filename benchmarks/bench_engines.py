@@ -1,6 +1,6 @@
 """Both engines on every image of every bundled trace: equal in all, and how fast each is.
 
-Run with `python benchmarks/bench_engines.py`, or `make engines`; takes some minutes. Every trace
+Run with `python benchmarks/bench_engines.py`, or `make engines`; takes a quarter of an hour. Every trace
 runs on the machines of its scheme. Prints CPU seconds and simulated cycles a CPU second of each
 engine; where the program alone decides the work, all images of a trace are one simulation and count
 once. Exit status 1 if a layer or an event count differs, or the stepped engine misses its target.
@@ -34,7 +34,7 @@ def main() -> int:
                 rates.append(result.layers["cycles"].sum() / (time.process_time() - began))
             fast, stepped = results
             equal = fast.layers.equals(stepped.layers) and fast.counts.equals(stepped.counts)
-            slow = rates[1] < TARGET
+            slow = bool(rates[1] < TARGET)
             failed |= slow or not equal
             print(
                 f"{name:28} {machine:22} {fast.layers['cycles'].sum():9} {rates[0]:9.2g}"

@@ -70,6 +70,7 @@ DMA = st.sampled_from(
         *([f"dma.capacity_kib={c}", f"dma.bytes_per_cycle={b}"] for c in (16, 48) for b in (1, 64)),
     ]
 )
+TILES = st.sampled_from([[], ["rpu.elements=16", "rpu.rows=4"], ["rpu.elements=256"]])
 
 
 @given(data=st.data())
@@ -81,7 +82,9 @@ def test_engines_agree_on_the_structured_machine(layers, data):
         f"weight_words={draw(st.sampled_from([1, 2, 4]))}",
         f"collector={draw(st.sampled_from([1, 4]))}",
         f"rpu.hold={draw(st.sampled_from([1, 3, 8]))}",
-        f"memories.p.capacity_kib={draw(st.sampled_from([2, 4, 16]))}",
+        f"memories.p.capacity_kib={draw(st.sampled_from([1, 2, 16]))}",
+        "memories.p.macro_kib=1",
+        *draw(TILES),
         *draw(DMA),
     ]
     both(
@@ -104,6 +107,7 @@ def test_engines_agree_on_the_unstructured_machine(layers, data):
         f"rpu.hold={draw(st.sampled_from([1, 3, 8]))}",
         f"memories.p.capacity_kib={draw(st.sampled_from([1, 2, 16]))}",
         "memories.p.macro_kib=1",
+        *draw(TILES),
         *draw(DMA),
     ]
     both(
@@ -124,6 +128,25 @@ def test_engines_agree_on_published_machines(name, layers, data):
     schemes = REGULAR[:2] if machine.unstructured else REGULAR
     layer = draw(layers(side=12, channels=160, depth=70))
     both(layer, machine, draw(st.sampled_from(schemes)), draw(DENSITIES), draw(st.integers(0, 99)))
+
+
+@pytest.mark.parametrize(
+    ("machine", "k", "hold", "scheme"),
+    [(U, 150, 4, "unstructured:0.9"), (S, 200, 3, "structured:7:8")],
+    ids=["unstructured", "structured"],
+)
+def test_engines_agree_where_p_has_no_room(layer_of, machine, k, hold, scheme, monkeypatch):
+    """Groups of pixels cross from one block to the next, so the projection unit waits for room; it
+    would be done earlier with more."""
+    layer = layer_of(c_in=4, k=k, h_in=9, w_in=9)
+    changes = ["memories.p.capacity_kib=1", "memories.p.macro_kib=1", f"rpu.hold={hold}"]
+    small = override(machine, [*changes, "rpu.elements=64", "rpu.rows=4"])
+    program = both(layer, small, scheme, 0.1, 0)
+    mask = np.random.default_rng(0).random((layer.pixels, layer.c_out)) < 0.1
+    mask = mask if machine is U else None
+    waited = step_layer(program, mask, CONTRACT)
+    monkeypatch.setattr("sinai.sim.stepped_projection.p_room", lambda *_: layer.pixels)
+    assert step_layer(program, mask, CONTRACT).cycles < waited.cycles
 
 
 @pytest.mark.parametrize("scheme", ["dense", "unstructured:0.5"])
