@@ -117,9 +117,7 @@ class Core(wiring.Component):
         config = computes.fields
         launched, launch = Signal(), Signal()
         m.d.comb += [
-            launch.eq(
-                computes.valid & ~launched & (transfers.head >= config.wait) & ~engine.done
-            ),
+            launch.eq(computes.valid & ~launched & (transfers.head >= config.wait) & ~engine.done),
             engine.start.eq(launch),
             engine.config.eq(config),
             rpu.config.eq(config),
