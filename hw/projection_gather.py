@@ -130,7 +130,7 @@ class ProjectionGather(wiring.Component):
                 width.eq(config.q_w_in),
                 x_first.eq(0),
                 y_turn.eq(1 + gap),
-                linear_turn.eq(Mux(gap == 0, 0, self.skip) + 1),
+                linear_turn.eq(Mux(gap.any(), self.skip, 0) + 1),
             ]
         with m.Else():
             m.d.comb += [

@@ -75,15 +75,15 @@ class ProjectionSums(wiring.Component):
         m.submodules.memory = shared(memory, platform)
 
         # Second cycle: the terms are there, and the word as it was in the memory. A word written in
-        # the cycle in which it was read is still in `sums`.
+        # the cycle in which it was read is still in `formed`.
         adding, first, last, repeated = Signal(), Signal(), Signal(), Signal()
         address = Signal.like(self.address)
-        sums = Signal(SUM_BITS * self.count, reset_less=True)
-        old, total = Signal.like(sums), Signal.like(sums)
+        formed = Signal(SUM_BITS * self.count, reset_less=True)
+        old, total = Signal.like(formed), Signal.like(formed)
         m.d.comb += [
             memory.read_en.eq(self.valid & ~self.first),
             memory.read_address.eq(self.address),
-            old.eq(Mux(repeated, sums, memory.read_data)),
+            old.eq(Mux(repeated, formed, memory.read_data)),
             memory.write_en.eq(adding & ~last),
             memory.write_address.eq(address),
             memory.write_data.eq(total),
@@ -104,9 +104,9 @@ class ProjectionSums(wiring.Component):
         # Third cycle: round, shift, clamp.
         m.d.sync += self.o_valid.eq(adding & last)
         with m.If(adding):
-            m.d.sync += sums.eq(total)
+            m.d.sync += formed.eq(total)
         for n in range(self.count):
-            total = sums.word_select(n, SUM_BITS).as_signed()
+            total = formed.word_select(n, SUM_BITS).as_signed()
             m.d.comb += self.o_nibbles.word_select(n, 4).eq(_nibble(m, n, total, self.shift))
 
         return m

@@ -49,9 +49,10 @@ class Rpu(wiring.Component):
     p of pixel i lies in bank i mod T, slot (base_slot + i div T) mod p_room, nibble n of it in row
     slot * rough_beats + n div 16w. For `patch` whole tiles of `rows` nibbles are written, for `tap`
     whole beats. The tiles of P must have zeros where k or the depth ends within a tile. Depth is at
-    most 32767, k of a layer (k / taps) at most `rpu.depth`; p_room * T at least `hold` or the
-    pixels of the part. For `tap`, k / taps is a multiple of 4 and at most min(64, 16w), kernel *
-    w_in at most 2048, and pixel 0 the first of its row.
+    most 32767, k of a layer (k / taps) at most `rpu.depth`. Pixels that are freed as one, and
+    `hold` - 1 more, must fit in the ring, or all of the part: otherwise a group may wait for pixels
+    that are used only when it is there. For `tap`, k / taps is a multiple of 4 and at most min(64,
+    16w), kernel * w_in at most 2048, and pixel 0 the first of its row.
 
     Source: paper, section 3.5 (random projection units); slots, ring and the form `tap` are ours.
 
@@ -229,7 +230,7 @@ class Rpu(wiring.Component):
         matrix_address = Signal.like(self.matrix_address)
         load_half, load_word = Signal(), Signal(range(rpu.load_cycles))
         m.d.comb += [
-            tile_start.eq(on & (step == 0) & ~single & ~(slot.final & last_tile)),
+            tile_start.eq(on & ~step.any() & ~single & ~(slot.final & last_tile)),
             load.eq(loading | tile_start),
             self.matrix_en.eq(load),
             self.matrix_address.eq(
@@ -325,7 +326,7 @@ class Rpu(wiring.Component):
         finished, finished_pixels = Signal(), Signal(range(rpu.hold + 1))
         rows = Signal(range(MAX_SIDE + 1))
         m.d.comb += [
-            rows_done.eq(slot_end & slot.last & slot.row_end & tap),
+            rows_done.eq(slot_end & slot.row_end & tap),
             below.eq(slot.row + 1),
             finished.eq(Mux(tap, copy.done, slot_end & slot.last)),
             finished_pixels.eq(Mux(tap, copy.pixels, slot.pixels)),

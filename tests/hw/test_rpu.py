@@ -345,9 +345,10 @@ class Bench:
         shown = await self._tick(start=1)
         assert shown["base_slot"] == self.base
         wanted = data.p()
-        # Blocks of batches that are freed as one; without p of its own the part frees nothing, so
-        # that another may follow it.
-        block = self.m.columns * rng.randint(1, max(1, data.room // 2))
+        # Blocks of batches that are freed as one, no larger than a ring of this size allows; with
+        # laziness -1 nothing is freed, and the part after may use it.
+        most = (data.room * self.m.columns - self.m.rpu.hold + 1) // self.m.columns
+        block = self.m.columns * rng.randint(1, most)
         blocks = sizes(part.pixels, block)
         begin, cycle, seen, freed = 0, 0, [], []
         ready = released = checked = 0
@@ -474,11 +475,13 @@ def test_parts_in_a_row(units, name, data):
     made = []
     for _ in range(data.draw(st.integers(1, 3))):
         part = replace(data.draw(parts(MACHINES[name])), pixels=data.draw(st.integers(1, 4)))
-        kept = replace(part, project=False)
-        if data.draw(st.booleans()):  # its p serves two parts, the second frees it
-            made += [replace(part, room=0, laziness=-1), kept]
-        else:
+        fate = data.draw(st.sampled_from(["freed", "used twice", "dropped"]))
+        if fate == "freed":
             made.append(part)
+        else:  # all of its p stays, until another part frees it or drops it
+            made.append(replace(part, room=0, laziness=-1))
+        if fate == "used twice":
+            made.append(replace(part, project=False))
     after = data.draw(st.none() | st.integers(0, 60))
     units(name)(
         *([replace(made[0], laziness=-1)] if after is not None else []), *made, abort_after=after
