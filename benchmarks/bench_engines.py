@@ -1,9 +1,10 @@
 """Both engines on every image of every bundled trace: equal in all, and how fast each is.
 
-Run with `python benchmarks/bench_engines.py`, or `make engines`; takes a quarter of an hour. Every trace
-runs on the machines of its scheme. Prints CPU seconds and simulated cycles a CPU second of each
-engine; where the program alone decides the work, all images of a trace are one simulation and count
-once. Exit status 1 if a layer or an event count differs, or the stepped engine misses its target.
+Run with `python benchmarks/bench_engines.py`, or `make engines`; takes a quarter of an hour. Every
+trace runs on the machines of its scheme. Prints CPU seconds and simulated cycles a CPU second of
+each engine; where the program alone decides the work, all images of a trace are one simulation and
+count once. Exit status 1 if a layer or an event count differs, or the stepped engine misses its
+target.
 """
 
 import sys

@@ -505,7 +505,7 @@ class BatchIssuer(wiring.Component):
         with m.Elif(tail != 0):
             m.d.sync += tail.eq(tail - 1)
         m.d.comb += finished.eq(tail == 1)
-        m.d.sync += self.done.eq(finished)
+        m.d.sync += self.done.eq(finished & ~self.stop)
         with m.If(self.start):
             m.d.sync += self.running.eq(1)
         with m.If(finished | self.stop):

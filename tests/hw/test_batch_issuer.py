@@ -76,19 +76,19 @@ def cut(total, deepest):
 class Part:
     """Random fields, masks and outside of a part, and its items."""
 
-    def __init__(self, machine, rng):
+    def __init__(self, machine, rng, *, flags=None, tiles=None):
         self.m, self.rng = machine, rng
         columns, lanes = machine.columns, machine.lanes
         # A group has at most `most` essential channels, and a tile room for them all.
-        most = rng.choice([1, 2, 8])
+        most = 8 if flags == DENSE else rng.choice([1, 2, 8])
         deepest = machine.accumulators // most
-        tiles = rng.randint(1, 3)
+        tiles = tiles or rng.randint(1, 3)
         depth = rng.randint(1, min(5, deepest))
         more = rng.randrange(tiles) if depth < deepest else 0
         batches = tiles * depth + more
         sub = min(machine.accumulators // 2, machine.collector)
         groups = rng.randint(1, 2) if tiles < 3 else 1
-        flags = rng.choice([BOTH, BOTH, BOTH, DENSE if most == 8 else BOTH, ROUGH])
+        flags = flags or rng.choice([BOTH, BOTH, BOTH, DENSE if most == 8 else BOTH, ROUGH])
         if flags != DENSE and rng.getrandbits(1):
             flags |= Flag.RELEASE
         kernel, stride, pad = rng.choice([(1, 1, 0), (1, 2, 0), (2, 1, 1), (3, 2, 1)])
@@ -442,12 +442,12 @@ def _check_decision(got, part, item, k, issues):
     assert list(got.widths) == part.widths(item.group)
 
 
-async def stop(ctx, dut, rng):
-    """Break off; then nothing moves, and the next part may follow at once."""
+async def stop(ctx, dut, cycles):
+    """Break off; then nothing moves."""
     ctx.set(dut.stop, 1)
     await ctx.tick()
     ctx.set(dut.stop, 0)
-    for _ in range(rng.choice([0, CONTRACT.drain + 3])):
+    for _ in range(cycles):
         for name in ("running", "done", "go", "issue", "x_en", "unit_begun", "step_end"):
             assert not ctx.get(getattr(dut, name)), name
         await ctx.tick()
@@ -483,16 +483,21 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_broken_off(issuer, descriptor, moment):
-    """Whatever a part was at, the next one runs as if there had been none."""
+    """Whatever a part was at, the next one runs as if there had been none, at once or later."""
     rng = random.Random(5)
+    followers = [
+        (0, {"flags": BOTH, "tiles": 1}),
+        (0, {"flags": DENSE}),
+        (CONTRACT.drain + 3, {"flags": BOTH}),
+    ]
 
     async def script(ctx):
-        for _ in range(3):
-            part = Part(issuer.machine, rng)
+        for pause, follower in followers:
+            part = Part(issuer.machine, rng, flags=BOTH)
             cycles = [now for now in MOMENTS[moment](part) if now < part.end + CONTRACT.drain]
             if cycles:
                 await run(ctx, issuer, descriptor, part, rng, rng.choice(cycles))
-                await stop(ctx, issuer.dut, rng)
-                await run(ctx, issuer, descriptor, Part(issuer.machine, rng), rng)
+                await stop(ctx, issuer.dut, pause)
+                await run(ctx, issuer, descriptor, Part(issuer.machine, rng, **follower), rng)
 
     issuer(script)

@@ -163,15 +163,20 @@ async def run(ctx, made, descriptor, part, rng, cycles=None):
         ctx.set(signal, 0)
 
 
-@given(seed=st.integers(0, 1 << 32), stop=st.none() | st.integers(0, 150))
+@given(seed=st.integers(0, 1 << 32), broken=st.booleans())
 @settings(max_examples=10, deadline=None)
-def test_any_part(window, descriptor, seed, stop):
+def test_any_part(window, descriptor, seed, broken):
     """Random geometries, passes and issues; before some of them another part is broken off."""
     rng, dut = random.Random(seed), window.dut
 
     async def script(ctx):
-        await run(ctx, window, descriptor, Part(window.machine, rng), rng, stop)
-        if stop is not None:
+        part = Part(window.machine, rng)
+        if broken:
+            # At any time, or between two words of a beat.
+            cycles = [range(part.end)]
+            cycles += [range(u.begin, u.begin + len(u.fetches) - 1) for u in part.units[:20]]
+            stop = rng.choice(rng.choice([those for those in cycles if those]))
+            await run(ctx, window, descriptor, part, rng, stop)
             ctx.set(dut.stop, 1)
             await ctx.tick()
             ctx.set(dut.stop, 0)
@@ -179,7 +184,8 @@ def test_any_part(window, descriptor, seed, stop):
                 assert not ctx.get(dut.ready)
                 assert not ctx.get(dut.x.en)
                 await ctx.tick()
-            await run(ctx, window, descriptor, Part(window.machine, rng), rng)
+            part = Part(window.machine, rng)
+        await run(ctx, window, descriptor, part, rng)
 
     window(script)
 
