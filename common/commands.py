@@ -1,14 +1,10 @@
 """From a compiled layer to the descriptors that the host writes: transfers and computes.
 
-The only place where the fields of a compute descriptor are worked out. Transfers run in the order
-load 0, load 1, then after compute i the load of part i + 2 and the store of part i: what a part
-reads and writes has two places in turn, so the load of the next part and the store of the last one
-run while a part computes.
+The only place where the fields of a compute descriptor are worked out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +27,7 @@ from .errors import InputError
 from .geometry import Feed, element_tiles, is_tap, p_rows, row_tiles, x_feed, xq_feed
 from .integer import IntegerLayer
 from .layer import ceil_div
+from .order import Order, Queued, order
 from .program import Program, mask_rows
 
 __all__ = ["Commands", "Transfer", "commands"]
@@ -86,6 +83,14 @@ class Commands:
     computes: tuple[dict[str, int], ...]
     inject: bool
 
+    @property
+    def order(self) -> Order:
+        """What the simulator needs to know of the queues."""
+        return Order(
+            tuple(Queued(each.part, each.move, each.wait) for each in self.transfers),
+            tuple(each["wait"] for each in self.computes),
+        )
+
     def transfer_words(self) -> list[NDArray[np.uint32]]:
         """Descriptors of the transfers."""
         fields = transfer_fields(self.program.machine)
@@ -139,50 +144,33 @@ def commands(
         )
     theta = _theta(program, theta, inject)
     masks = _mask_moves(program, inject or store_masks)
-    transfers: list[Transfer] = []
-    after: list[int] = []  # transfers that must be done before a part
-
-    def put(part: int, moves: Sequence[Move], wait: int) -> None:
-        for each in moves:
-            transfers.append(Transfer(part, each, wait, spec.quantise_shift, spec.unsigned))
-
-    def load(part: int, wait: int) -> None:
-        put(part, program.parts[part].place.loads, wait)
-        if inject:
-            put(part, [masks[part]._replace(target=Target.MASKS)], wait)
-
-    def store(part: int) -> None:
-        place = program.parts[part].place
-        put(part, place.stores, part + 1)
+    loads, stores = [], []
+    for part, each in enumerate(program.parts):
+        more = []
         if store_sums:
-            base, like = place.sums, place.stores[0]
-            put(part, [like._replace(target=Target.STORE_SUM, base=base)], part + 1)
+            like = each.place.stores[0]
+            more.append(like._replace(target=Target.STORE_SUM, base=each.place.sums))
         if store_masks:
-            put(part, [masks[part]._replace(target=Target.STORE_MASKS)], part + 1)
-
-    count = len(program.parts)
-    for part in range(min(2, count)):
-        load(part, 0)
-        after.append(len(transfers))
-    for part in range(count):
-        if part + 2 < count:
-            load(part + 2, part + 1)
-        store(part)
-        if part + 2 < count:
-            after.append(len(transfers))
+            more.append(masks[part]._replace(target=Target.STORE_MASKS))
+        stores.append(more)
+        loads.append([masks[part]._replace(target=Target.MASKS)] if inject else [])
+    queue = order(program.parts, loads=loads, stores=stores)
     computes = tuple(
         _compute(
             program,
             spec,
             index,
-            wait=after[index],
+            wait=queue.needed[index],
             theta=theta,
             inject=inject,
             mask_base=masks[index].base if masks else 0,
         )
-        for index in range(count)
+        for index in range(len(program.parts))
     )
-    made = Commands(program, tuple(transfers), computes, inject)
+    transfers = tuple(
+        Transfer(*queued, spec.quantise_shift, spec.unsigned) for queued in queue.transfers
+    )
+    made = Commands(program, transfers, computes, inject)
     _check(made)
     return made
 
@@ -238,7 +226,6 @@ def _flags(program: Program, spec: IntegerLayer, index: int, inject: bool) -> Fl
         Flag.TAP: rough and is_tap(layer),
         Flag.UNSIGNED: layer.unsigned_input,
         Flag.RELEASE: rough and part.releases,
-        Flag.OVERLAPPED: not program.machine.resident,
     }
     flags = Flag(0)
     for flag, on in chosen.items():

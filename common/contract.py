@@ -38,6 +38,10 @@ class Contract:
         the start before the first word, and the write of the last row.
     store : int
         Of a STORE likewise: the start, the read of the first row, its way to the stream.
+    start : int
+        A compute that is offered and whose transfers are done, to its first cycle.
+    finish : int
+        Last cycle of a compute to the first in which the queues know of its end, less one.
     descriptor : int
         From the launch of a checked descriptor to the first address, the walk of the columns to
         their first pixels apart.
@@ -77,6 +81,8 @@ class Contract:
     fetch: int = 2
     load: int = 2
     store: int = 5
+    start: int = 1
+    finish: int = 1
     descriptor: int = 4
     sram_read: int = 1
     operand: int = 1

@@ -55,7 +55,6 @@ class Flag(IntFlag):
     TAP = 256  # projection `tap`; otherwise `patch`
     UNSIGNED = 512  # x^Q is 0 to 15; otherwise -8 to 7
     RELEASE = 1024  # p of a block is free after its last tile
-    OVERLAPPED = 2048  # waiting for transfers before this part counts as cycles of cause dma
 
 
 class Target(IntEnum):

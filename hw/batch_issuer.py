@@ -516,7 +516,7 @@ class BatchIssuer(wiring.Component):
             m.d.sync += issued.eq(1)
         waits = self.waits
         m.d.comb += [
-            waits.rpu.eq(rough & ~gate & ~active),
+            waits.rpu.eq(rough & begun & ~gate & ~active),
             waits.select.eq(steps.valid & steps.exact & ~gate & ~active),
             waits.scan.eq(active & item.bubble),
             waits.xbank.eq(steps.valid & begun & ~complete & ~active),

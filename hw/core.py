@@ -9,11 +9,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..common.contract import CONTRACT, STALL_CAUSES, Contract
-from ..common.descriptor import Flag
 from ..common.machine import Machine
 from .counters import CauseCounters
 from .dma import Dma
-from .fields import flag
 from .host import HostPort
 from .memories import Memories
 from .queue import DescriptorQueue
@@ -202,18 +200,9 @@ class Core(wiring.Component):
             dma.o.ready.eq(self.out_ready),
         ]
 
-        # Where the cycles go. Between the parts of one layer, waiting for transfers counts.
-        overlapped, waiting = Signal(), Signal()
-        with m.If(host.abort | host.clear):
-            m.d.sync += overlapped.eq(0)
-        with m.Elif(computes.valid):
-            m.d.sync += overlapped.eq(flag(config, Flag.OVERLAPPED))
-        m.d.comb += waiting.eq(
-            ~engine.running
-            & ~engine.done
-            & Mux(computes.valid, flag(config, Flag.OVERLAPPED), overlapped)
-            & (computes.busy | transfers.busy)
-        )
+        # Where the cycles go: in a compute by its causes; between them, waiting for transfers.
+        waiting = Signal()
+        m.d.comb += waiting.eq(~engine.running & (computes.busy | transfers.busy))
         causes = Signal(len(STALL_CAUSES))
         for n, cause in enumerate(STALL_CAUSES):
             m.d.comb += causes[n].eq(waiting if cause == "dma" else engine.waits[cause])
@@ -226,7 +215,7 @@ class Core(wiring.Component):
             counters.loading.eq(dma.loading),
             counters.storing.eq(dma.storing),
             counters.step.eq(engine.step_end),
-            self.monitor_running.eq(engine.running | waiting),
+            self.monitor_running.eq(engine.running),
             self.monitor_issue.eq(engine.issue),
             self.monitor_begin.eq(engine.step_begin),
             self.monitor_end.eq(engine.step_end),

@@ -14,11 +14,13 @@ COUNTER_BITS = 48
 
 #: What is counted, and what that means.
 COUNTERS: dict[str, str] = {
-    "cycles": "cycles of computes: busy and all causes",
+    "cycles": "cycles in which descriptors are announced that are not done: busy and all causes",
     "busy": "of those, cycles in which a VPU issues",
     "approximate_busy": "of those, cycles in which it issues for APPROXIMATE",
     **{
-        f"stall_{name}": f"cycles of computes without issue, of cause {name}"
+        f"stall_{name}": "of those, cycles without a compute under way"
+        if name == "dma"
+        else f"of those, cycles of computes without issue, of cause {name}"
         for name in STALL_CAUSES
     },
     "cycles_load": "cycles of LOADs, waits for the stream included, waits for computes not",
@@ -31,7 +33,7 @@ COUNTS = StructLayout(dict.fromkeys(COUNTERS, COUNTER_BITS))
 
 
 class CauseCounters(wiring.Component):
-    """Counts every cycle of a compute once: as busy, or under the first cause that holds.
+    """Counts every cycle of a program once: as busy, or under the first cause that holds.
 
     While `running`, each cycle counts in `cycles` and either in `busy` or, without it, under the
     first bit of `causes`, in the order of :data:`sinai.common.contract.STALL_CAUSES`. There is no
@@ -45,7 +47,7 @@ class CauseCounters(wiring.Component):
     clear : ``In(1)``
         All counters become 0; the cycle itself does not count.
     running : ``In(1)``
-        A compute is under way.
+        A program is under way.
     busy, approximate : ``In(1)``
         At least one VPU issues, and it does so for APPROXIMATE.
     causes : ``In(len(STALL_CAUSES))``

@@ -83,34 +83,29 @@ def play_words(
     """Like :func:`play`, of descriptors that may be wrong; never raises for what the core says."""
     at = {register.name: register.address for register in registers(machine)}
     core.write(at["CONTROL"], _ADDRESSES["START"] | _ADDRESSES["CLEAR"])
-    queues = [
-        (window, list(words), at[f"{kind}_TAIL"], at[f"{kind}_HEAD"])
-        for window, words, kind in zip(
-            windows(machine), (transfers, computes), ("TRANSFER", "COMPUTE"), strict=True
-        )
-    ]
+    queues = list(zip(windows(machine), (list(transfers), list(computes)), (0, 16), strict=True))
     sent = [0, 0]
 
     def refill() -> None:
-        for index, (window, words, tail, head) in reversed(list(enumerate(queues))):
-            room = window.slots
-            if sent[index]:
-                room -= (sent[index] - core.read(head)) & 0xFFFF
+        head = core.read(at["HEAD"]) if any(sent) else 0
+        before = list(sent)
+        for index, (window, words, low) in enumerate(queues):
+            room = window.slots - (sent[index] - (head >> low) & 0xFFFF)
             new = words[sent[index] : sent[index] + room]
             for number, descriptor in enumerate(new, start=sent[index]):
                 base = window.address + number % window.slots * window.slot_bytes
                 for word, value in enumerate(descriptor.tolist()):
                     core.write(base + 4 * word, value)
-            if new:
-                sent[index] += len(new)
-                core.write(tail, sent[index])
+            sent[index] += len(new)
+        if sent != before:
+            core.write(at["TAIL"], (sent[0] & 0xFFFF) | (sent[1] & 0xFFFF) << 16)
 
     refill()
     spent = 0
     options = {"input_gaps": input_gaps, "output_gaps": output_gaps, "seed": seed}
     while True:
         more = sent[0] < len(transfers) or sent[1] < len(computes)
-        step = min(500 if more else 20_000, limit - spent)
+        step = min(100 if more else 20_000, limit - spent)
         run = core.run(Condition(at["STATUS"], _IDLE, _IDLE), data, limit=step, **options)
         data = b""
         spent += run.cycles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
@@ -129,10 +129,8 @@ class HostPort(wiring.Component):
         self._write(m, table, writing, parts["IDLE"])
 
         values: dict[str, Value] = {
-            "TRANSFER_TAIL": self.transfer_tail,
-            "TRANSFER_HEAD": self.transfer_head,
-            "COMPUTE_TAIL": self.compute_tail,
-            "COMPUTE_HEAD": self.compute_head,
+            "TAIL": Cat(self.transfer_tail, self.compute_tail),
+            "HEAD": Cat(self.transfer_head, self.compute_head),
             "STATUS": status,
         }
         high = Signal(32)  # of the counter whose low word was read last
@@ -159,12 +157,8 @@ class HostPort(wiring.Component):
     def _write(self, m: Module, table: dict[str, Register], writing: Value, idle: Value) -> None:
         """Tails, and what CONTROL asks for."""
         m.d.sync += [self.abort.eq(0), self.clear.eq(0)]
-        for name, tail in (
-            ("TRANSFER_TAIL", self.transfer_tail),
-            ("COMPUTE_TAIL", self.compute_tail),
-        ):
-            with m.If(writing & self._at(table[name])):
-                m.d.sync += tail.eq(self.write_data)
+        with m.If(writing & self._at(table["TAIL"])):
+            m.d.sync += Cat(self.transfer_tail, self.compute_tail).eq(self.write_data)
         ask = {bits.name: self.write_data.bit_select(bits.low, 1) for bits in table["CONTROL"].bits}
         with m.If(writing & self._at(table["CONTROL"])):
             m.d.sync += self.clear.eq(ask["CLEAR"])

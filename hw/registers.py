@@ -100,9 +100,16 @@ def registers(machine: Machine) -> tuple[Register, ...]:
     def whole(name: str, address: int, access: Any, reset: int, width: int, meaning: str):
         return Register(name, address, access, reset, meaning, (Bits("VALUE", 0, width, meaning),))
 
+    def both(name: str, address: int, access: Any, meaning: str):
+        halves = (("TRANSFERS", 0, "of transfers"), ("COMPUTES", 16, "of computes"))
+        return Register(
+            name, address, access, 0, meaning, tuple(Bits(n, low, 16, m) for n, low, m in halves)
+        )
+
     done = "descriptors done since START; the number of the one under way"
     announced = (
-        "descriptors announced since START, at most as many ahead of HEAD as there are slots"
+        "descriptors announced since START, at most as many ahead of HEAD as there are slots; one"
+        " write starts both queues in the same cycle"
     )
     control = (
         Bits("START", 0, 1, "new program: heads and tails become 0; ignored unless STATUS.IDLE"),
@@ -124,10 +131,8 @@ def registers(machine: Machine) -> tuple[Register, ...]:
         whole("MACHINE", 0x08, "ro", digest(machine), 32, "digest of the machine description"),
         Register("CONTROL", 0x10, "wo", 0, "what to do now", control),
         Register("STATUS", 0x14, "ro", 2, "how it goes", status),
-        whole("TRANSFER_TAIL", 0x20, "rw", 0, 16, f"transfer {announced}"),
-        whole("TRANSFER_HEAD", 0x24, "ro", 0, 16, f"transfer {done}"),
-        whole("COMPUTE_TAIL", 0x28, "rw", 0, 16, f"compute {announced}"),
-        whole("COMPUTE_HEAD", 0x2C, "ro", 0, 16, f"compute {done}"),
+        both("TAIL", 0x20, "rw", announced),
+        both("HEAD", 0x24, "ro", done),
     ]
     for index, (name, meaning) in enumerate(COUNTERS.items()):
         address = _FIRST_COUNTER + 8 * index

@@ -408,7 +408,7 @@ class UnstructuredEngine(wiring.Component):
         waits = self.waits
         waiting_for_scan = exact & ~pass_here
         m.d.comb += [
-            waits.rpu.eq(rough & ~gate),
+            waits.rpu.eq(rough & begun & ~gate),
             waits.select.eq(
                 waiting_for_scan & approximate & scanner.unselected & (left_behind == 0)
             ),

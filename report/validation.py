@@ -18,7 +18,7 @@ from ..common.scheme import Scheme
 from ..hw.driver import Played, play
 from ..hw.verilated import VerilatedCore
 from ..sim.engine import LayerRun, simulate_layer
-from ..sim.transfers import move_cycles
+from ..sim.transfers import run_queues
 
 __all__ = ["Comparison", "Difference", "compare", "compare_layer"]
 
@@ -81,8 +81,8 @@ def compare_layer(
         Of the simulator.
     gaps : (float, float)
         Probability of a cycle in which the input and the output stream wait. The simulator knows no
-        gaps: with resident accounting they change nothing but cycles_load and cycles_store, which
-        are then not compared; with `dma.capacity_kib` only bytes are.
+        gaps; they change no cycle of a compute, and what they do change, the time between computes
+        and that of transfers, is then not compared.
     spoil : callable, optional
         Changes the input stream, to show that it would be seen.
 
@@ -108,7 +108,7 @@ def compare_layer(
     if operands.order is not None:
         mask = mask[:, operands.order]
     regular = scheme.dense or scheme.structured
-    run = simulate_layer(program, None if regular else mask, contract)
+    run = simulate_layer(program, None if regular else mask, contract, made.order)
     return compare(made, operands, played, run, reference, contract, timed=gaps == (0.0, 0.0))
 
 
@@ -126,43 +126,37 @@ def compare(
     program, name = made.program, made.program.layer.name
     differences = []
 
+    machine = program.machine
+    computes = run.cycles - run.stalls["dma"]
     simulated = {
-        "cycles": run.cycles,
         "busy": run.busy,
         "approximate_busy": run.busy_approximate,
-        **{f"stall_{cause}": run.stalls[cause] for cause in STALL_CAUSES},
+        **{f"stall_{cause}": run.stalls[cause] for cause in STALL_CAUSES if cause != "dma"},
     }
     if timed:
-        # Of the transfers that were made: masks and sums may come on top of the layer's own.
-        for key, loads in (("cycles_load", True), ("cycles_store", False)):
-            moves = [each.move for each in made.transfers if each.loads == loads]
-            simulated[key] = move_cycles(program.machine, moves, contract)
-    elif not program.machine.resident:
-        simulated = {}
+        # The core counts from the announcement of the descriptors in either accounting.
+        announced = run.cycles
+        if machine.resident:
+            announced = run_queues(machine, made.order, [run.cycles], contract).ended
+        simulated |= {"cycles": announced, "stall_dma": announced - computes}
+        simulated |= {"cycles_load": run.cycles_load, "cycles_store": run.cycles_store}
     rtl = {key: played.counters[key] for key in simulated}
-    # The testbench has counted clock edges besides.
-    edges = {
-        "cycles": sum(compute.cycles for compute in played.run.computes),
-        "busy": sum(compute.busy for compute in played.run.computes),
-    }
+    # The testbench has counted the clock edges of computes besides.
+    simulated |= {"edges": computes, "edges_busy": run.busy}
+    rtl["edges"] = sum(compute.cycles for compute in played.run.computes)
+    rtl["edges_busy"] = sum(compute.busy for compute in played.run.computes)
     for key, value in simulated.items():
         if rtl[key] != value:
             differences.append(Difference(name, "counter", key, rtl[key], value))
-        if key in edges and program.machine.resident and edges[key] != value:
-            differences.append(Difference(name, "counter", f"{key} (edges)", edges[key], value))
 
-    steps = 0
-    if timed or program.machine.resident:
-        seen = _rtl_steps(played)
-        wanted = [
-            (step.phase == "E", step.first, step.last) for step in run.steps if step.first >= 0
-        ]
-        steps = 2 * max(len(seen), len(wanted))
-        for index in range(max(len(seen), len(wanted))):
-            one = seen[index] if index < len(seen) else None
-            two = wanted[index] if index < len(wanted) else None
-            if one != two:
-                differences.append(Difference(name, "step", str(index), one, two))
+    seen = _rtl_steps(played)
+    wanted = [(step.phase == "E", step.first, step.last) for step in run.steps if step.first >= 0]
+    steps = 2 * max(len(seen), len(wanted))
+    for index in range(max(len(seen), len(wanted))):
+        one = seen[index] if index < len(seen) else None
+        two = wanted[index] if index < len(wanted) else None
+        if one != two:
+            differences.append(Difference(name, "step", str(index), one, two))
 
     outputs = read_outputs(made, played.output, order=operands.order)
     count = 0

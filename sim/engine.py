@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..common.allocation import loaded_words
 from ..common.contract import STALL_CAUSES, Contract
 from ..common.descriptor import Target
+from ..common.order import Order, order
 from ..common.program import Program
 from .layer_run import LayerRun
 from .structured import StructuredUnit
@@ -41,12 +42,15 @@ def steps_of(program: Program, part: int) -> list[tuple[str, int]]:
 
 
 def simulate_layer(
-    program: Program, mask: NDArray[np.bool_] | None, contract: Contract
+    program: Program,
+    mask: NDArray[np.bool_] | None,
+    contract: Contract,
+    queue: Order | None = None,
 ) -> LayerRun:
     """Run a compiled layer on one image.
 
     `mask` is (P, C_out) in placement order, True where essential; None where the program alone
-    decides the work (dense, structured).
+    decides the work (dense, structured). `queue` has the transfers, those of the parts by default.
     """
     machine, parts = program.machine, program.parts
     kind = UnstructuredUnit if machine.unstructured else StructuredUnit
@@ -57,13 +61,15 @@ def simulate_layer(
         units.append(unit)
     stalls = {cause: sum(unit.clock.stalls[cause] for unit in units) for cause in STALL_CAUSES}
     cycles = sum(unit.clock.now for unit in units)
+    queue = queue or order(parts)
     if not machine.resident:
-        ended = run_queues(machine, parts, [unit.clock.now for unit in units], contract).ended
+        ended = run_queues(machine, queue, [unit.clock.now for unit in units], contract).ended
         # Whatever the computes do not take is spent on transfers.
         stalls["dma"] += ended - cycles
         cycles = ended
-    loads = [move for part in parts for move in part.place.loads]
-    stores = [move for part in parts for move in part.place.stores]
+    moves = [queued.move for queued in queue.transfers]
+    loads = [move for move in moves if move.target < Target.STORE_Y]
+    stores = [move for move in moves if move.target >= Target.STORE_Y]
     counts: Counter = Counter()
     slots: Counter = Counter()
     for unit in units:
@@ -71,6 +77,8 @@ def simulate_layer(
         slots.update(unit.slots)
     counts.update({f"{name}.write": words for name, words in loaded_words(machine, loads).items()})
     for move in stores:
+        if move.target not in (Target.STORE_Y, Target.STORE_YQ):
+            continue
         counts["y.read"] += move.rows * machine.vpus
         if move.target == Target.STORE_YQ:
             counts["post.quantise"] += move.rows * machine.vpus

@@ -39,10 +39,10 @@ class LayerRun:
     """Result of one layer and image: cycles, their causes, slots, MACs and event counts.
 
     cycles = busy + all stalls; V * T * busy = the sum of slots. With resident accounting the cycles
-    are those of the compute, from its launch to its last write; otherwise they begin with START and
-    end with the last store. `projected` counts the vectors multiplied by P: im2col rows (`patch`)
-    or input pixels (`tap`). `steps` has every step of every part, in order; `spans` what a timeline
-    shows, where one was asked for.
+    are those of the compute, from its launch to its last write; otherwise they begin when its
+    descriptors are announced and end with the last store. `projected` counts the vectors multiplied
+    by P: im2col rows (`patch`) or input pixels (`tap`). `steps` has every step of every part, in
+    order; `spans` what a timeline shows, where one was asked for.
     """
 
     cycles: int

@@ -79,8 +79,7 @@ class SteppedPart(ABC):
             env.process(process)
         if self.projector:
             self.projector.start(begin)
-        if self.projector is None or not self.part.projects:
-            yield from ledger.wait(begin, "fill")
+        yield from ledger.wait(begin, "fill")
         for position, (phase, number) in enumerate(self.order):
             before, since = ledger.busy, env.now
             first, last = yield from self.issue(position, phase, number)

@@ -69,7 +69,8 @@ class Queues:
 
     def run(self) -> Process:
         """With resident accounting from the launch of the one part to its end, and its transfers
-        after that, whose cycles lie outside; else from START to the last store."""
+        after that, whose cycles lie outside; else from the announcement of the descriptors to the
+        last store."""
         if self.machine.resident:
             yield from self.parts[0].run()
             self.ended = self.env.now
@@ -89,9 +90,11 @@ class Queues:
             yield from ledger.wait(env.timeout(fetch), "dma")
             if self.moved.count < needed:
                 yield from ledger.wait(self.moved.reach(needed), "dma")
+            yield from ledger.wait(env.timeout(self.contract.start), "dma")
             since = env.now
             yield from part.run()
             ledger.span("parts", f"part {index}", since)
+            yield from ledger.wait(env.timeout(self.contract.finish), "dma")
             self.computed.advance(index + 1)
 
     def _transfer(self) -> Process:

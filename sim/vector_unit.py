@@ -60,8 +60,7 @@ class VectorUnit(ABC):
     def run(self, steps: Sequence[tuple[str, int]]) -> None:
         """Walk the steps of the part, then wait for the last write."""
         clock, first_pixel = self.clock, self.part.row * self.layer.w_out
-        if self.projection is None or not self.part.projects:
-            clock.wait({"fill": self.begin})
+        clock.wait({"fill": self.begin})
         for phase, index in steps:
             tile = self.program.tiles[index]
             if phase == "A":

@@ -53,7 +53,6 @@ def test_a_resident_layer_has_one_part(made):
         ("STORE_YQ", 0, 1),
     ]
     assert [each["wait"] for each in run.computes] == [6]
-    assert not run.computes[0]["flags"] & Flag.OVERLAPPED
 
 
 def test_dense_layers_move_nothing_of_the_approximate_pass(made):
@@ -85,7 +84,6 @@ def test_order_and_waits_of_the_parts(made):
             waits.append(len(expected))
     assert transfers_of(run) == expected
     assert [each["wait"] for each in run.computes] == waits
-    assert all(each["flags"] & Flag.OVERLAPPED for each in run.computes)
 
 
 def test_places_alternate(made):

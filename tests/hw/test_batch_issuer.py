@@ -318,7 +318,7 @@ class Part:
             return "drain"
         if item.begin <= now:
             return "scan"  # a bubble
-        if now < item.gate:
+        if CONTRACT.launch(self.m.columns) <= now < item.gate:
             return "select" if item.exact else "rpu"
         if item.fetch <= now < item.fetch + len(item.reads) - 1:
             return "xbank"

@@ -66,6 +66,9 @@ class Host:
         assert self.ctx.get(self.port.read_valid)
         return self.ctx.get(self.port.read_data)
 
+    async def announce(self, transfers, computes):
+        await self.write("TAIL", transfers | computes << 16)
+
     async def status(self):
         word = await self.read("STATUS")
         return {
@@ -127,7 +130,7 @@ def test_reset_values_and_access(simulate):
         host = Host(dut, ctx)
         for register in REGISTERS.values():
             assert await host.read(register.address) == register.reset, register.name
-        for address in (0x0C, 0x18, 0x30, 0xFC, TRANSFERS.address, COMPUTES.address, 0xFFFC):
+        for address in (0x0C, 0x18, 0x28, 0x30, 0xFC, TRANSFERS.address, COMPUTES.address, 0xFFFC):
             assert await host.read(address) == 0
             await host.write(address, 0xFFFFFFFF)
         for register in REGISTERS.values():
@@ -135,10 +138,8 @@ def test_reset_values_and_access(simulate):
                 await host.write(register.address, 0xFFFFFFFF)
         for register in REGISTERS.values():
             assert await host.read(register.address) == register.reset, register.name
-        await host.write("TRANSFER_TAIL", 0x1234)
-        await host.write("COMPUTE_TAIL", 0xABCD)
-        assert await host.read("TRANSFER_TAIL") == 0x1234
-        assert await host.read("COMPUTE_TAIL") == 0xABCD
+        await host.write("TAIL", 0xABCD1234)
+        assert await host.read("TAIL") == 0xABCD1234
         assert (ctx.get(dut.transfer_tail), ctx.get(dut.compute_tail)) == (0x1234, 0xABCD)
         await ctx.tick()
         assert not ctx.get(dut.read_valid)
@@ -206,11 +207,10 @@ def test_control(simulate):
         assert await pulses("CLEAR") == (0, 1)
         assert await pulses("START") == (1, 0)
         assert await pulses("RESET") == (1, 0)
-        await host.write("TRANSFER_TAIL", 5)
-        await host.write("COMPUTE_TAIL", 6)
+        await host.announce(5, 6)
         assert (await host.status())["BUSY"]
         assert await pulses("START") == (0, 0)
-        assert await host.read("TRANSFER_TAIL") == 5
+        assert await host.read("TAIL") == 5 | 6 << 16
         ctx.set(dut.transfer_head, 5)
         ctx.set(dut.compute_head, 6)
         status = await host.status()
@@ -218,8 +218,7 @@ def test_control(simulate):
         await host.write("CONTROL", 0xFFFFFFF8)
         assert not ctx.get(dut.abort)
         assert await pulses("START") == (1, 0)
-        assert await host.read("TRANSFER_TAIL") == 0
-        assert await host.read("COMPUTE_TAIL") == 0
+        assert await host.read("TAIL") == 0
 
     simulate(dut, bench, limit=100)
 
@@ -285,8 +284,7 @@ def test_watchdog(simulate, transfers, computes, queue):
         for _ in range(50):
             await ctx.tick()
             assert not ctx.get(dut.stopped)
-        await host.write("TRANSFER_TAIL", transfers)
-        await host.write("COMPUTE_TAIL", computes)
+        await host.announce(transfers, computes)
         for quiet in (10, 19):
             ctx.set(dut.progress, 1)
             await ctx.tick()
@@ -395,8 +393,7 @@ async def good_program(host, ctx, border):
         host, TRANSFERS, [transfer(Target.X, inner=2), transfer(Target.STORE_Y, inner=3, wait=1)]
     )
     await write_all(host, COMPUTES, [compute(wait=1)])
-    await host.write("COMPUTE_TAIL", 1)
-    await host.write("TRANSFER_TAIL", 2)
+    await host.announce(2, 1)
     ctx.set(border.dma.i.valid, 1)
     ctx.set(border.dma.o.ready, 1)
     ctx.set(border.duration, 9)
@@ -408,8 +405,7 @@ async def good_program(host, ctx, border):
     # A LOAD of n words takes n + 2 cycles, a STORE n + 5; see test_dma.py.
     expected = {"cycles": 9, "busy": 9, "cycles_load": 4 + 2, "cycles_store": 3 + 5}
     assert seen == {**dict.fromkeys(COUNTERS, 0), **expected}
-    assert await host.read("TRANSFER_HEAD") == 2
-    assert await host.read("COMPUTE_HEAD") == 1
+    assert await host.read("HEAD") == 2 | 1 << 16
     ctx.set(border.dma.i.valid, 0)
     ctx.set(border.dma.o.ready, 0)
 
@@ -419,24 +415,24 @@ def test_good_program_after_every_bad_one(simulate):
     border = Border(S, watchdog=300)
     wide = transfer_fields(S)[3].high
     bad = [
-        (TRANSFERS, "TRANSFER_TAIL", transfer(12), 17, 0),
-        (TRANSFERS, "TRANSFER_TAIL", transfer(Target.X, inner=wide), Fault.COMBINATION, 0),
-        (TRANSFERS, "TRANSFER_TAIL", compute()[:10], Fault.HEADER, 0),
-        (TRANSFERS, "TRANSFER_TAIL", [*transfer(Target.X)[:9], 1], Fault.SUM, 0),
-        (COMPUTES, "COMPUTE_TAIL", compute(kernel=0), 16 + 16, 1),
-        (COMPUTES, "COMPUTE_TAIL", compute(flags=0), Fault.COMBINATION, 1),
-        (COMPUTES, "COMPUTE_TAIL", compute(wait=1), Fault.STALLED, 1),
-        (TRANSFERS, "TRANSFER_TAIL", transfer(Target.X, wait=1), Fault.STALLED, 0),
-        (TRANSFERS, "TRANSFER_TAIL", transfer(Target.X), Fault.STALLED, 0),
+        (TRANSFERS, transfer(12), 17, 0),
+        (TRANSFERS, transfer(Target.X, inner=wide), Fault.COMBINATION, 0),
+        (TRANSFERS, compute()[:10], Fault.HEADER, 0),
+        (TRANSFERS, [*transfer(Target.X)[:9], 1], Fault.SUM, 0),
+        (COMPUTES, compute(kernel=0), 16 + 16, 1),
+        (COMPUTES, compute(flags=0), Fault.COMBINATION, 1),
+        (COMPUTES, compute(wait=1), Fault.STALLED, 1),
+        (TRANSFERS, transfer(Target.X, wait=1), Fault.STALLED, 0),
+        (TRANSFERS, transfer(Target.X), Fault.STALLED, 0),
     ]
 
     async def bench(ctx):
         host = Host(border, ctx)
         await good_program(host, ctx, border)
-        for window, tail, words, code, queue in bad:
+        for window, words, code, queue in bad:
             await host.ask("START")
             await write_all(host, window, [words])
-            await host.write(tail, 1)
+            await host.announce(*((0, 1) if queue else (1, 0)))
             limit = 300 if code is Fault.STALLED else fetch_cycles(S, "compute")
             for _ in range(limit + 5):
                 await ctx.tick()
@@ -468,8 +464,7 @@ def test_reset_in_mid_program(simulate):
             ctx.set(border.duration, 9)
             ctx.set(border.dma.i.valid, 1)
             ctx.set(border.dma.o.ready, delay % 2)
-            await host.write("TRANSFER_TAIL", 2)
-            await host.write("COMPUTE_TAIL", 1)
+            await host.announce(2, 1)
             for _ in range(delay):
                 await ctx.tick()
             await host.ask("RESET")

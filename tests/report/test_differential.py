@@ -94,7 +94,12 @@ def recorded(cores):
 def differs(recorded, contract: Contract) -> bool:
     return any(
         compare(
-            made, data, played, simulate_layer(program, mask, contract), reference, contract
+            made,
+            data,
+            played,
+            simulate_layer(program, mask, contract, made.order),
+            reference,
+            contract,
         ).differences
         for made, data, played, reference, program, mask in recorded
     )

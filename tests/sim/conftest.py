@@ -257,7 +257,7 @@ def step_structured(program, part_index, mask, contract, room):
         if bubble_now:
             causes = {"scan"}
         elif not begins_or_goes and phase:
-            if phase == "A" and not gate:
+            if phase == "A" and not gate and cycle >= begin:
                 causes.add("rpu")
             if phase == "E" and not gate:
                 causes.add("select")
@@ -396,7 +396,7 @@ def step_unstructured(program, part_index, mask, contract, room):
                 causes.add("shallow")
             if phase == "A":
                 gate = rpu.ready(tile.pixel + tile.pixels - 1 - origin, cycle)
-                if not gate:
+                if not gate and cycle >= begin:
                     causes.add("rpu")
                 # Once a unit has begun it goes on.
                 issue = cycle >= begin and gate and loaded > taken

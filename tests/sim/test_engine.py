@@ -11,6 +11,7 @@ from sinai.common.contract import CONTRACT, Contract
 from sinai.common.descriptor import transfer_cycles, transfer_row_bits
 from sinai.common.errors import InputError
 from sinai.common.machine import PRESETS, override
+from sinai.common.order import order
 from sinai.common.program import compile_layer
 from sinai.common.rules import fetch_cycles
 from sinai.common.scheme import Scheme
@@ -252,22 +253,26 @@ def test_queues_by_hand(layer_of):
     machine = override(S, ["dma.capacity_kib=16"])
     program = compile_layer(layer_of(c_out=64, c_in=16, k=72), machine, DENSE)
     parts = program.parts[:3]
-    schedule = run_queues(machine, parts, [1000, 2000, 10], CONTRACT)
+    schedule = run_queues(machine, order(parts), [1000, 2000, 10], CONTRACT)
     fetch, own = fetch_cycles(machine, "transfer"), fetch_cycles(machine, "compute")
+    start, finish = CONTRACT.start, CONTRACT.finish
 
     def take(moves):
         return sum(fetch + transfer_cycles(machine, move.target, move.rows) for move in moves)
 
     first = take(parts[0].place.loads)
-    launched = [max(own, first)]
+    launched = [max(own, first) + start]
+    done = launched[0] + 1000 + finish
     second = first + take(parts[1].place.loads)
-    launched.append(max(launched[0] + 1000 + own, second))
+    launched.append(max(done + own, second) + start)
     # The next descriptor is fetched before its wait.
-    third = max(second + fetch, launched[0] + 1000) - fetch + take(parts[2].place.loads)
+    third = max(second + fetch, done) - fetch + take(parts[2].place.loads)
+    done = launched[1] + 2000 + finish
     stored = third + take(parts[0].place.stores)
-    launched.append(max(launched[1] + 2000 + own, stored))
-    stored = max(stored + fetch, launched[1] + 2000) - fetch + take(parts[1].place.stores)
-    stored = max(stored + fetch, launched[2] + 10) - fetch + take(parts[2].place.stores)
+    launched.append(max(done + own, stored) + start)
+    stored = max(stored + fetch, done) - fetch + take(parts[1].place.stores)
+    done = launched[2] + 10 + finish
+    stored = max(stored + fetch, done) - fetch + take(parts[2].place.stores)
     assert (schedule.launched, schedule.ended) == (launched, stored)
 
 
