@@ -78,6 +78,8 @@ class LayerRun:
     ----------
     x, xq : int16 and int8 (B, H, W, C_in)
         Inputs.
+    residual : int16 (B, P, C_out) or None
+        What was added.
     p : int8 (B * P, k) or None
         Projected inputs; None for ``dense``.
     noise : int16 (B, P, C_out) or None
@@ -94,6 +96,7 @@ class LayerRun:
 
     x: Ints
     xq: Ints
+    residual: Ints | None
     p: Ints | None
     noise: Ints | None
     exact: Ints | None
@@ -161,7 +164,17 @@ def run_layer(
         spec.unsigned,
     )
     return LayerRun(
-        x=x, xq=xq, p=p, noise=noise, exact=exact, mask=mask, theta=thetas, s=s, y=y, yq=yq
+        x=x,
+        xq=xq,
+        residual=residual,
+        p=p,
+        noise=noise,
+        exact=exact,
+        mask=mask,
+        theta=thetas,
+        s=s,
+        y=y,
+        yq=yq,
     )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "Window",
     "describe",
     "digest",
+    "hardware",
     "registers",
     "windows",
 ]
@@ -87,8 +88,16 @@ class Window:
 
 
 def digest(machine: Machine) -> int:
-    """Number of 32 bits that tells machines apart: from SHA-256 of the whole description."""
-    return int.from_bytes(hashlib.sha256(machine.model_dump_json().encode()).digest()[:4], "big")
+    """Number of 32 bits that tells machines apart: from SHA-256 of the whole description, but for
+    `dma.capacity_kib`, which is about programs."""
+    text = hardware(machine).model_dump_json()
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def hardware(machine: Machine) -> Machine:
+    """The machine with resident accounting: what its hardware follows from. How a layer is split
+    into parts is a matter of programs alone."""
+    return machine.model_copy(update={"dma": machine.dma.model_copy(update={"capacity_kib": None})})
 
 
 def registers(machine: Machine) -> tuple[Register, ...]:

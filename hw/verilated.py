@@ -29,6 +29,7 @@ from ..common.contract import CONTRACT, STALL_CAUSES, Contract
 from ..common.errors import InputError, MissingError
 from ..common.machine import Machine
 from .exhaustive import compiler
+from .registers import hardware
 
 __all__ = ["Compute", "Condition", "Run", "Step", "VerilatedCore", "library", "verilator"]
 
@@ -135,7 +136,7 @@ class VerilatedCore:
     def __init__(
         self, machine: Machine, *, contract: Contract = CONTRACT, cache: Path | None = None
     ):
-        text = _core_text(machine, contract, cache or _cache())
+        text = _core_text(hardware(machine), contract, cache or _cache())
         self._open(library(text, "sinai_core", cache=cache))
 
     @classmethod
@@ -272,7 +273,13 @@ class VerilatedCore:
             raise TimeoutError(f"The host port did not answer at {address:#x}")
         return word.value
 
+    @property
+    def digest(self) -> str:
+        """What tells the compiled core from any other: its Verilog, driver, tools and options."""
+        return self._digest
+
     def _open(self, path: Path) -> None:
+        self._digest = path.stem
         self._library = _loaded(path)
         self._core = self._library.core_new()
         self.reset()

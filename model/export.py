@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import InputError
-from ..common.integer import LayerRun
+from ..common.integer import IntegerLayer, LayerRun
 from ..common.scheme import Scheme
 from ..traces import schema
+from ..traces.operands import LayerOperands
 from .checkpoint import Checkpoint
 from .integer import IntegerNet
 
@@ -29,6 +30,7 @@ def export(
     labels: Sequence[int] = (),
     calibration: NDArray[np.uint8] | None = None,
     projection: str = "patch",
+    operands: bool = False,
     data: str = "",
     command: str = "",
 ) -> schema.Trace:
@@ -50,6 +52,8 @@ def export(
         Other images, over which the trace's density of each channel is the mean.
     projection : {"patch", "tap"}
         Form of P.
+    operands : bool
+        Keep what every layer reads, for validation on the hardware.
     data, command : str
         Data set, and the command that asked for this trace; they go to the manifest.
 
@@ -73,7 +77,8 @@ def export(
             f"indices and labels must be {len(images)}, one an image, not {len(indices)} and"
             f" {len(labels)}"
         )
-    masks, thetas, logits = _masks(net, images, scheme)
+    runs: list[list[LayerRun]] | None = [[] for _ in layers] if operands else None
+    masks, thetas, logits = _masks(net, images, scheme, runs)
     densities = None
     if calibration is not None and len(calibration) and not scheme.dense:
         others, _, _ = _masks(net, np.asarray(calibration), scheme)
@@ -103,7 +108,19 @@ def export(
         theta=tuple(thetas),
         layers=tuple(layers),
     )
-    return schema.make(manifest, [] if scheme.dense else masks, densities)
+    kept = None
+    if runs is not None:
+        kept = [_operands(spec, done) for spec, done in zip(net.layers, runs, strict=True)]
+    return schema.make(manifest, [] if scheme.dense else masks, densities, kept)
+
+
+def _operands(spec: IntegerLayer, runs: Sequence[LayerRun]) -> LayerOperands:
+    """Operands of a layer from its runs, one a batch of images."""
+    residual = None
+    if spec.layer.residual:
+        residual = np.concatenate([done.residual for done in runs])
+    x, xq = (np.concatenate([getattr(done, name) for done in runs]) for name in ("x", "xq"))
+    return LayerOperands(spec, x, xq, residual)
 
 
 def _selection(scheme: Scheme) -> str:
@@ -118,9 +135,13 @@ def _selection(scheme: Scheme) -> str:
 
 
 def _masks(
-    net: IntegerNet, images: NDArray[np.uint8], scheme: Scheme
+    net: IntegerNet,
+    images: NDArray[np.uint8],
+    scheme: Scheme,
+    runs: list[list[LayerRun]] | None = None,
 ) -> tuple[list[NDArray[np.bool_]], list[tuple[int, ...]], NDArray[np.float64]]:
-    """Masks (B, C_out, H_out, W_out) and thetas of every layer, and the logits (B, classes)."""
+    """Masks (B, C_out, H_out, W_out) and thetas of every layer, and the logits (B, classes);
+    `runs` collects what each layer did."""
     masks: list[list[NDArray[np.bool_]]] = [[] for _ in net.layers]
     thetas: list[list[int]] = [[] for _ in net.layers]
 
@@ -129,6 +150,8 @@ def _masks(
         shape = (len(done.mask), layer.h_out, layer.w_out, layer.c_out)
         masks[index].append(done.mask.reshape(shape).transpose(0, 3, 1, 2))
         thetas[index].extend(done.theta)
+        if runs is not None:
+            runs[index].append(done)
 
     logits = [
         net.run(images[start : start + _BATCH], scheme, observe=observe)

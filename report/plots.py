@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["METRICS", "SERIES", "Series", "draw_figure5", "panel", "select"]
+__all__ = ["METRICS", "SERIES", "Series", "draw_correlation", "draw_figure5", "panel", "select"]
 
 
 @dataclass(frozen=True)
@@ -118,4 +118,48 @@ def draw_figure5(table: pd.DataFrame, caption: str, figure: Figure | None = None
         handles, labels, loc="upper center", ncols=3, fontsize=7, frameon=False, handlelength=3.4
     )
     figure.text(0.01, 0.06 / height, caption, fontsize=6, va="bottom", ha="left", wrap=True)
+    return figure
+
+
+def draw_correlation(table: pd.DataFrame, caption: str) -> Figure:
+    """Draw cycles of each layer in the RTL against those in the simulator, and the line of equals.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of validation.csv.
+    caption : str
+        Line under the plot.
+    """
+    figure = Figure(figsize=(3.6, 3.9), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.17, 1, 0.83))
+    ax = figure.subplots()
+    rtl, simulated = table["rtl_edges"], table["simulated_edges"]
+    low, high = 0.7 * min(rtl.min(), simulated.min()), 1.4 * max(rtl.max(), simulated.max())
+    ax.plot([low, high], [low, high], color="0.6", linewidth=0.9, label="equal")
+    same = rtl == simulated
+    for rows, colour, marker, label in (
+        (same, "#0072B2", "o", "layer, equal to the cycle"),
+        (~same, "#D55E00", "x", "layer that differs"),
+    ):
+        if rows.any():
+            ax.plot(
+                simulated[rows],
+                rtl[rows],
+                color=colour,
+                marker=marker,
+                linestyle="",
+                markersize=4,
+                fillstyle="none",
+                label=f"{label} ({rows.sum()})",
+            )
+    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    ax.set_xlabel("simulator [cycles]", fontsize=8)
+    ax.set_ylabel("RTL [cycles]", fontsize=8)
+    ax.grid(color="0.9", linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=7)
+    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    figure.text(0.02, 0.02, caption, fontsize=6, va="bottom", ha="left", wrap=True)
     return figure

@@ -25,13 +25,15 @@ __all__ = ["Comparison", "Difference", "compare", "compare_layer"]
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that differs: layer, kind ("counter", "step" or "bytes"), name, and both values."""
+    """A value that differs: layer, kind ("counter", "step" or "bytes"), name, and both values; of
+    bytes how many differ, of which it is the first."""
 
     layer: str
     kind: str
     name: str
     rtl: Any
     expected: Any
+    count: int = 1
 
     def __str__(self) -> str:
         other = "integer model" if self.kind == "bytes" else "simulator"
@@ -40,7 +42,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared of a layer: how many counters, cycles of steps and bytes, and what differs.
+    """What was compared of a layer: how many counters, times of steps (first and last issue) and
+    bytes, and what differs.
 
     `rtl` and `simulated` hold the counters by name.
     """
@@ -66,6 +69,7 @@ def compare_layer(
     gaps: tuple[float, float] = (0.0, 0.0),
     seed: int = 0,
     spoil: Callable[[np.ndarray], np.ndarray] | None = None,
+    alter: Callable[[LayerRun], LayerRun] | None = None,
 ) -> Comparison:
     """Run a layer on the RTL and in the simulator and compare them, and the outputs.
 
@@ -85,6 +89,8 @@ def compare_layer(
         and that of transfers, is then not compared.
     spoil : callable, optional
         Changes the input stream, to show that it would be seen.
+    alter : callable, optional
+        Changes what the simulator says, likewise.
 
     Raises
     ------
@@ -93,7 +99,11 @@ def compare_layer(
     """
     program = compile_layer(operands.spec.layer, machine, scheme)
     made = commands(
-        program, operands.spec, theta=theta, inject=operands.mask is not None and not scheme.dense
+        program,
+        operands.spec,
+        theta=theta,
+        inject=operands.mask is not None and not scheme.dense,
+        store_sums=bool(operands.spec.layer.joined),
     )
     stream = input_stream(made, operands)
     played = play(
@@ -109,6 +119,8 @@ def compare_layer(
         mask = mask[:, operands.order]
     regular = scheme.dense or scheme.structured
     run = simulate_layer(program, None if regular else mask, contract, made.order)
+    if alter is not None:
+        run = alter(run)
     return compare(made, operands, played, run, reference, contract, timed=gaps == (0.0, 0.0))
 
 
@@ -153,10 +165,11 @@ def compare(
     wanted = [(step.phase == "E", step.first, step.last) for step in run.steps if step.first >= 0]
     steps = 2 * max(len(seen), len(wanted))
     for index in range(max(len(seen), len(wanted))):
-        one = seen[index] if index < len(seen) else None
-        two = wanted[index] if index < len(wanted) else None
+        one = seen[index] if index < len(seen) else (None, None, None)
+        two = wanted[index] if index < len(wanted) else (None, None, None)
         if one != two:
-            differences.append(Difference(name, "step", str(index), one, two))
+            count = (one[1] != two[1]) + (one[2] != two[2])
+            differences.append(Difference(name, "step", str(index), one, two, count or 2))
 
     outputs = read_outputs(made, played.output, order=operands.order)
     count = 0
@@ -181,6 +194,7 @@ def compare(
                     f" {channel}",
                     int(values[pixel, channel]),
                     int(expected[pixel, channel]),
+                    len(wrong) * values.itemsize,
                 )
             )
     return Comparison(name, len(simulated), steps, count, tuple(differences), rtl, simulated)

@@ -30,6 +30,13 @@ scheme_option = click.option(
     " every 8 channels).",
 )
 
+operands_option = click.option(
+    "--operands",
+    is_flag=True,
+    help="Keep what every layer reads as well: weights, P, scales, inputs. `sinai validate` needs"
+    " them; the file is many times larger.",
+)
+
 
 @click.group()
 def trace() -> None:
@@ -62,6 +69,7 @@ def trace() -> None:
     " unstructured machine places its channels by.",
 )
 @projection_option
+@operands_option
 @file
 @force
 def export(
@@ -72,6 +80,7 @@ def export(
     images: int,
     calibration: int,
     projection: str,
+    operands: bool,
     output: Path,
     force: bool,
 ) -> None:
@@ -111,6 +120,7 @@ def export(
             labels=chosen.labels,
             calibration=others,
             projection=projection,
+            operands=operands,
             data=test.name,
             command=command_line(),
         )
@@ -126,9 +136,12 @@ def export(
 @scheme_option
 @click.option("--images", default=1, show_default=True, help="How many, at least 1.")
 @click.option("--seed", default=0, show_default=True, help="Of the generator, 0 or more.")
+@operands_option
 @file
 @force
-def synth(model: str, scheme: str, images: int, seed: int, output: Path, force: bool) -> None:
+def synth(
+    model: str, scheme: str, images: int, seed: int, operands: bool, output: Path, force: bool
+) -> None:
     """Draw synthetic masks.
 
     Their statistics, such as how unevenly channels and positions are essential, are fitted to real
@@ -141,7 +154,7 @@ def synth(model: str, scheme: str, images: int, seed: int, output: Path, force: 
     from ..traces.synth import synthesise
 
     with fresh_file(output, force=force) as aside:
-        made = synthesise(model, scheme, images, seed, command=command_line())
+        made = synthesise(model, scheme, images, seed, operands=operands, command=command_line())
         made.save(aside)
     click.echo(
         f"{output}: synthetic masks of {model}, {made.scheme}, {images} image(s),"

@@ -24,7 +24,7 @@ from .engine import simulate_layer
 from .layer_run import LayerRun, Span
 from .stepped import step_layer
 
-__all__ = ["ENGINES", "Result", "bound", "simulate"]
+__all__ = ["ENGINES", "Result", "bound", "placements", "simulate"]
 
 #: Names of the engines.
 ENGINES = ("fast", "stepped")
@@ -138,7 +138,7 @@ def simulate(
         if not 0 <= image < trace.images:
             raise InputError(f"image must be between 0 and {trace.images - 1}, not {image}")
     regular = scheme.dense or scheme.structured
-    orders = _placements(trace, machine) if placement and not regular else {}
+    orders = placements(trace, machine) if placement and not regular else {}
     rows: list[tuple[int, int, LayerRun]] = []
     for index, layer in enumerate(trace.layers):
         program = compile_layer(layer, machine, scheme)
@@ -226,7 +226,7 @@ def _anonymous(layer: Layer) -> Layer:
     return replace(layer, name="", projection_nonzeros=0, joined="residual" if layer.joined else "")
 
 
-def _placements(trace: Trace, machine: Machine) -> dict[int, NDArray[np.intp]]:
+def placements(trace: Trace, machine: Machine) -> dict[int, NDArray[np.intp]]:
     """Placement order of each layer on an unstructured machine, by its calibrated densities.
 
     Layers joined by a residual share one, from their densities weighted by their work.

@@ -31,6 +31,7 @@ from pydantic import model_validator as validates_model
 from ..common.errors import InputError
 from ..common.layer import Layer, ceil_div
 from ..common.scheme import Scheme
+from .operands import LayerOperands, Scales, check, forms, from_arrays, to_arrays
 
 __all__ = ["SCHEMA", "ArrayRecord", "Manifest", "Trace", "bundled", "load", "make", "save"]
 
@@ -121,6 +122,8 @@ class Manifest(BaseModel):
         Threshold of each layer (outer) and image (inner), -32768..32768; empty if there is none.
     layers : tuple of Layer
         Geometry in order of execution.
+    operands : tuple of Scales
+        Of each layer, if the trace has operands; else empty. :func:`make` fills it in.
     arrays : dict
         Every other array of the file; :func:`make` fills it in.
     """
@@ -145,6 +148,7 @@ class Manifest(BaseModel):
     versions: dict[str, str] = {}
     theta: tuple[tuple[Theta, ...], ...] = ()
     layers: Annotated[tuple[_LayerRecord, ...], Field(min_length=1)]  # type: ignore[valid-type]
+    operands: tuple[Scales, ...] = ()
     arrays: dict[str, ArrayRecord] = {}
 
     @field_validator("scheme")
@@ -165,6 +169,8 @@ class Manifest(BaseModel):
         images, layers = len(self.image_indices), len(self.layers)
         if self.labels and len(self.labels) != images:
             raise ValueError(f"labels must be {images}, one an image, not {len(self.labels)}")
+        if self.operands and len(self.operands) != layers:
+            raise ValueError(f"operands must be {layers}, one a layer, not {len(self.operands)}")
         if self.theta and len(self.theta) != layers:
             raise ValueError(f"theta must have {layers} rows, one a layer, not {len(self.theta)}")
         for index, row in enumerate(self.theta):
@@ -224,6 +230,12 @@ class Trace:
         those of the trace; None if the trace has none."""
         return self._arrays.get(f"density/{index}")
 
+    def operands(self, index: int) -> LayerOperands | None:
+        """What layer `index` reads, for every image; None if the trace has no operands."""
+        if not self.manifest.operands:
+            return None
+        return from_arrays(index, self.layers[index], self.manifest.operands[index], self._arrays)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace, aside first and then renamed. Equal traces give equal bytes, as long as
         the compression library is the same.
@@ -259,17 +271,20 @@ def make(
     manifest: Manifest,
     masks: Sequence[NDArray[np.bool_]],
     densities: Sequence[NDArray[np.floating] | None] | None = None,
+    operands: Sequence[LayerOperands] | None = None,
 ) -> Trace:
     """Return the trace of `masks`, in memory.
 
     Parameters
     ----------
     manifest : Manifest
-        `noise_measured` and `arrays` are ignored and filled in.
+        `noise_measured`, `operands` and `arrays` are ignored and filled in.
     masks : sequence of (images, C_out, H_out, W_out) bool arrays
         One a layer, True where the neuron is essential; empty for a dense scheme.
     densities : sequence of (C_out,) float arrays or None
         One a layer, or None; calibrated on other images.
+    operands : sequence of LayerOperands, optional
+        One a layer. In a trace that is not synthetic the masks follow from them.
 
     Raises
     ------
@@ -301,10 +316,20 @@ def make(
             array = np.ascontiguousarray(density, dtype="<f4")
             _check_density(name, index, array, layers[index])
             arrays[f"density/{index}"] = array
+    if operands is not None and len(operands) != len(layers):
+        raise InputError(f"{name}: operands must be {len(layers)}, not {len(operands)}")
+    for index, each in enumerate(operands or ()):
+        arrays |= to_arrays(index, layers[index], images, each)
     neurons = images * sum(layer.neurons for layer in layers)
     measured = 0.0 if dense else 1 - essential / neurons
     records = {key: _record(array) for key, array in arrays.items()}
-    complete = manifest.model_copy(update={"noise_measured": measured, "arrays": records})
+    complete = manifest.model_copy(
+        update={
+            "noise_measured": measured,
+            "operands": tuple(each.scales for each in operands or ()),
+            "arrays": records,
+        }
+    )
     return Trace(complete, name, arrays)
 
 
@@ -313,9 +338,10 @@ def save(
     manifest: Manifest,
     masks: Sequence[NDArray[np.bool_]],
     densities: Sequence[NDArray[np.floating] | None] | None = None,
+    operands: Sequence[LayerOperands] | None = None,
 ) -> Trace:
-    """Write :func:`make` (manifest, masks, densities) to `path` and return it."""
-    trace = make(manifest, masks, densities)
+    """Write :func:`make` of the rest to `path` and return it."""
+    trace = make(manifest, masks, densities, operands)
     trace.save(path)
     return trace
 
@@ -383,6 +409,9 @@ def _read(path: Path, file: BinaryIO) -> Trace:
         _check_padding(path, index, arrays.get(f"mask/{index}"), layer)
         if (density := trace.density(index)) is not None:
             _check_density(path, index, density, layer)
+        if manifest.operands:
+            for name in forms(index, layer, trace.images):
+                check(f"{path}: array", name, arrays[name], layer)
     return trace
 
 
@@ -424,7 +453,8 @@ def _sentence(path: Path, fault: Any) -> str:
 
 
 def _keys(location: tuple[Any, ...]) -> list[str]:
-    model = {"layers": _LayerRecord, "arrays": ArrayRecord}.get(location[0], Manifest)
+    models = {"layers": _LayerRecord, "arrays": ArrayRecord, "operands": Scales}
+    model = models.get(location[0], Manifest)
     if len(location) == 1:
         model = Manifest
     return [info.alias or name for name, info in model.model_fields.items()]
@@ -438,6 +468,9 @@ def _expected(path: Path, manifest: Manifest) -> dict[str, tuple[str, tuple[int,
     for index, layer in enumerate(layers):
         if not Scheme.parse(manifest.scheme).dense:
             known[f"mask/{index}"] = ("uint8", (images, ceil_div(layer.neurons, 8)))
+    if manifest.operands:
+        for index, layer in enumerate(layers):
+            known |= forms(index, layer, images)
     required = list(known)
     for index, layer in enumerate(layers):
         known[f"density/{index}"] = ("float32", (layer.c_out,))

@@ -23,11 +23,13 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common.cases import random_spec
 from ..common.errors import InputError
 from ..common.layer import Layer
 from ..common.scheme import Scheme
 from . import networks
 from .mask_statistics import Point, Statistics, bundled_statistics
+from .operands import LayerOperands
 from .schema import Manifest, Trace, make
 
 __all__ = ["largest_of_groups", "synthesise", "top_k"]
@@ -47,6 +49,7 @@ def synthesise(
     statistics: Statistics | None = None,
     *,
     layers: Sequence[Layer] | None = None,
+    operands: bool = False,
     command: str = "",
 ) -> Trace:
     """Return a synthetic trace; the same arguments give the same masks with one version of numpy.
@@ -65,6 +68,9 @@ def synthesise(
         Those bundled with the package if omitted.
     layers : sequence of Layer, optional
         Geometry of a network that is not built in.
+    operands : bool
+        Draw operands too, over their whole ranges. The masks do not follow from them: hardware has
+        to be given both.
     command : str
         Command to record in the manifest.
 
@@ -111,7 +117,26 @@ def synthesise(
         },
         layers=layers,
     )
-    return make(manifest, masks, densities or None)
+    drawn = None
+    if operands:
+        drawn = [_operands(layer, images, (seed, index)) for index, layer in enumerate(layers)]
+    return make(manifest, masks, densities or None, drawn)
+
+
+def _operands(layer: Layer, images: int, seed: tuple[int, int]) -> LayerOperands:
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+    spec = random_spec(rng, layer)
+    size = (images, layer.h_in, layer.w_in, layer.c_in)
+    low, high = (0, 16) if layer.unsigned_input else (-8, 8)
+    residual = None
+    if layer.residual:
+        residual = rng.integers(-(1 << 15), 1 << 15, (images, layer.pixels, layer.c_out), np.int16)
+    return LayerOperands(
+        spec,
+        rng.integers(-(1 << 15), 1 << 15, size, np.int16),
+        rng.integers(low, high, size, np.int8),
+        residual,
+    )
 
 
 def top_k(score: NDArray[np.floating], count: int) -> NDArray[np.bool_]:
