@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DELETE_ON_ERROR:
-.PHONY: help figure5 test lint format wheel pse-exhaustive engines clean
+.PHONY: help figure5 test lint format wheel pse-exhaustive engines networks bench-rtl clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -41,6 +41,12 @@ pse-exhaustive: $(VENV)/everything ## all 2**32 operand pairs of the multiplier,
 
 engines: $(VENV)/everything ## both simulator engines on every bundled trace, equal to the cycle
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_engines.py
+
+networks: $(VENV)/everything ## every layer of ResNet-18 through the RTL of the published machines
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/networks.py -o build/networks
+
+bench-rtl: $(VENV)/everything ## cycles a second of the compiled RTL of the published machines
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_rtl.py
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
