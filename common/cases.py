@@ -1,4 +1,5 @@
-"""Random layers with operands: what tests, soak and validation feed to RTL, simulator and model.
+"""Random layers with operands, and random machines: what tests and soak feed to RTL, simulator and
+integer model.
 
 A case is named by its machine and its seed, so a failing one is a single command.
 """
@@ -7,19 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import InputError
 from .integer import IntegerLayer, LayerRun, run_layer
 from .layer import Layer
-from .machine import Machine
+from .machine import PRESETS, Machine, override
 from .operands import Operands
+from .program import compile_layer
 from .scheme import Scheme
 
-__all__ = ["Case", "operands_of", "random_case", "random_layer", "random_spec", "simpler"]
+__all__ = [
+    "Case",
+    "operands_of",
+    "random_case",
+    "random_layer",
+    "random_machine",
+    "random_spec",
+    "simpler",
+    "simplified",
+]
 
 _INT16 = 1 << 15
+
+#: Layers drawn for a case until one fits its machine; more mean that hardly any does.
+_DRAWS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +51,15 @@ class Case:
         Threshold of an unstructured scheme.
     seed : int
         What it was made from.
+    refused : int
+        Layers drawn before that the machine has no room for.
     """
 
     operands: Operands
     scheme: Scheme
     theta: int | None
     seed: int
+    refused: int = 0
 
     @property
     def layer(self) -> Layer:
@@ -128,15 +147,32 @@ def random_spec(rng: np.random.Generator, layer: Layer) -> IntegerLayer:
 
 
 def random_case(seed: int, machine: Machine) -> Case:
-    """Return case `seed` of `machine`: equal arguments give equal cases."""
+    """Return case `seed` of `machine`: equal arguments give equal cases.
+
+    A layer that the machine refuses, for want of memory, is drawn again.
+
+    Raises
+    ------
+    InputError
+        If that does not come to an end.
+    """
     rng = np.random.default_rng(seed)
-    layer = random_layer(rng)
-    spec = random_spec(rng, layer)
-    schemes = ["dense", "unstructured:0.5"]
-    if not machine.unstructured:
-        schemes += [f"structured:{q}:8" for q in range(9)]
-    weights = np.array([1.0] + [4.0] + [1.0] * (len(schemes) - 2))
-    scheme = Scheme.parse(str(rng.choice(schemes, p=weights / weights.sum())))
+    refused = 0
+    while True:
+        layer = random_layer(rng)
+        spec = random_spec(rng, layer)
+        schemes = ["dense", "unstructured:0.5"]
+        if not machine.unstructured:
+            schemes += [f"structured:{q}:8" for q in range(9)]
+        weights = np.array([1.0] + [4.0] + [1.0] * (len(schemes) - 2))
+        scheme = Scheme.parse(str(rng.choice(schemes, p=weights / weights.sum())))
+        if _fits(layer, machine, scheme):
+            break
+        refused += 1
+        if refused == _DRAWS:
+            raise InputError(
+                f"{machine.name}: none of {_DRAWS} random layers fits; give it more memory"
+            )
     theta = None
     if scheme.kind == "unstructured":
         ends = (-_INT16, _INT16, 0, int(rng.integers(-_INT16, _INT16)))
@@ -145,7 +181,15 @@ def random_case(seed: int, machine: Machine) -> Case:
     if scheme.kind == "unstructured" and rng.integers(0, 3) == 0:
         share = rng.choice([0, 0.02, 0.2, 0.8, 1])
         mask = rng.random((layer.pixels, layer.c_out)) < share
-    return Case(operands_of(rng, spec, machine, mask), scheme, theta, seed)
+    return Case(operands_of(rng, spec, machine, mask), scheme, theta, seed, refused)
+
+
+def _fits(layer: Layer, machine: Machine, scheme: Scheme) -> bool:
+    try:
+        compile_layer(layer, machine, scheme)
+    except InputError:
+        return False
+    return True
 
 
 def operands_of(
@@ -172,31 +216,119 @@ def operands_of(
     )
 
 
+def random_machine(seed: int) -> tuple[str, list[str], Machine]:
+    """Return machine `seed`, structured if that is even: a preset, what is set in it, and the
+    machine. Its core compiles in less than a minute.
+
+    Lanes, columns and multipliers, accumulators, blocks, windows, projection unit, stream, memories
+    and accounting are drawn; what is drawn as the preset has it is not set.
+    """
+    rng = np.random.default_rng([seed, 1])
+    preset = PRESETS["unstructured-small" if seed % 2 else "structured-small"]
+    while True:
+        drawn = _draw_machine(rng, preset.unstructured)
+        if drawn["lanes"] * drawn.get("columns", 1) * drawn["pses"] > 32:
+            continue
+        sets = [f"{key}={value}" for key, value in drawn.items() if value != _value(preset, key)]
+        try:
+            return preset.name, sets, override(preset, sets)
+        except InputError:  # a rule over several keys
+            continue
+
+
+def _draw_machine(rng: np.random.Generator, unstructured: bool) -> dict[str, int]:
+    def one_of(*values: int) -> int:
+        return int(rng.choice(values))
+
+    drawn = {"lanes": one_of(1, 2, 4, 8), "pses": one_of(1, 2, 4, 8)}
+    drawn["accumulators"] = one_of(8, 16, 32)
+    if unstructured:
+        drawn["window"] = one_of(1, 2, 4, 8, 16)
+    else:
+        drawn["columns"] = one_of(1, 2, 4, 8)
+        drawn["weight_words"] = one_of(1, 2, 4, 8)
+        drawn["collector"] = int(rng.integers(1, 9))
+    drawn["rpu.rows"] = one_of(1, 2, 4, 8, 16)
+    drawn["rpu.elements"] = one_of(16, 32, 64, 128)
+    drawn["rpu.hold"] = int(rng.integers(1, 13))
+    drawn["rpu.port_bits"] = one_of(4, 8, 16, 32, 64, 128, 256)
+    drawn["rpu.depth"] = drawn["rpu.rows"] * int(rng.integers(4, 17))
+    drawn["dma.bytes_per_cycle"] = one_of(1, 2, 4, 8, 16, 32, 64)
+    if rng.integers(0, 2):
+        drawn["dma.capacity_kib"] = int(rng.integers(4, 25))
+    for name, most in (("x", 64), ("y", 64), ("residual", 64), ("xq", 32), ("p", 16), ("masks", 8)):
+        if rng.integers(0, 2):
+            drawn[f"memories.{name}.capacity_kib"] = int(rng.integers(most // 4, most + 1))
+    return drawn
+
+
+def _value(machine: Machine, key: str) -> object:
+    value: object = machine
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def simplified(case: Case, machine: Machine, path: tuple[int, ...]) -> Case:
+    """The case that is reached from `case` by a path through :func:`simpler`: which of the simpler
+    cases to take, from 0, again and again.
+
+    Raises
+    ------
+    InputError
+        If there is no such case.
+    """
+    for index in path:
+        chosen = next(islice(simpler(case, machine), index, None), None)
+        if chosen is None:
+            raise InputError(
+                f"--simpler: {case} has no simpler case {index}; give a smaller number"
+            )
+        case = chosen
+    return case
+
+
 def simpler(case: Case, machine: Machine) -> Iterator[Case]:
-    """Cases a step smaller in one way each: what a failing case is shrunk by."""
-    layer = case.layer
-    halves = {
-        name: max(1, getattr(layer, name) // 2)
-        for name in ("c_in", "c_out")
-        if getattr(layer, name) > 1
-    }
-    smaller = [{name: value} for name, value in halves.items()]
-    for side in ("h_in", "w_in"):
-        if getattr(layer, side) > layer.kernel:
-            smaller.append({side: getattr(layer, side) - 1})
-    if layer.stride > 1:
-        smaller.append({"stride": 1})
-    if layer.residual:
-        smaller.append({"residual": False})
-    if layer.joined:
-        smaller.append({"joined": ""})
-    for change in smaller:
-        tap, depth = layer.projection == "tap", change.get("c_in", layer.c_in) * layer.taps
-        k = layer.k if tap else min(layer.k, depth)
-        changed = replace(layer, k=k, **change)
+    """Cases a step smaller in one way each, which the machine has room for: what a failing case is
+    shrunk by. They keep scheme, theta and seed."""
+    for layer in _smaller(case.layer):
+        if not _fits(layer, machine, case.scheme):
+            continue
         rng = np.random.default_rng(case.seed)
-        spec = random_spec(rng, changed)
+        spec = random_spec(rng, layer)
         mask = None
         if case.operands.mask is not None:
-            mask = rng.random((changed.pixels, changed.c_out)) < case.operands.mask.mean()
+            mask = rng.random((layer.pixels, layer.c_out)) < case.operands.mask.mean()
         yield replace(case, operands=operands_of(rng, spec, machine, mask))
+
+
+def _smaller(layer: Layer) -> Iterator[Layer]:
+    """Layers with one number halved or one less, or without one property."""
+    kernel, unit = layer.kernel, layer.taps if layer.projection == "tap" else 1
+    changes: list[dict[str, int | bool | str]] = []
+    for name in ("c_out", "c_in"):
+        value = getattr(layer, name)
+        changes += [{name: less} for less in sorted({value // 2, value - 1} - {0})]
+    changes += [{"k": less * unit} for less in sorted({layer.k // unit // 2} - {0})]
+    for side in ("h_in", "w_in"):
+        value = getattr(layer, side)
+        changes += [
+            {side: less} for less in sorted({value // 2, value - 1} - {value}) if less >= kernel
+        ]
+    if layer.stride > 1:
+        changes.append({"stride": 1})
+    if layer.padding:
+        changes.append({"padding": 0})
+    if kernel > 1:
+        less = kernel // 2 | 1
+        k = layer.k // unit * (less**2 if unit > 1 else 1)
+        changes.append({"kernel": less, "padding": min(layer.padding, less // 2), "k": k})
+    if layer.residual:
+        changes.append({"residual": False})
+    if layer.joined:
+        changes.append({"joined": ""})
+    for change in changes:
+        wanted = {"k": layer.k, "c_in": layer.c_in, "kernel": kernel, **change}
+        if layer.projection == "patch":
+            change["k"] = min(wanted["k"], wanted["c_in"] * wanted["kernel"] ** 2)
+        yield replace(layer, **change)
