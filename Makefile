@@ -3,18 +3,20 @@
 #   make figure5 PYTHON=python3.12    another interpreter, 3.11 or newer
 #   make test CONSTRAINTS=            newest versions that pyproject.toml allows
 #   make test PYTEST_FLAGS="-k cli"   other flags for pytest
+#   make soak SOAK_FLAGS="--hours 8"  other flags for sinai.report.soak
 
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= .ci/constraints.txt
 PYTEST_FLAGS ?= -n auto
 FIGURE5 ?= build/figure5
+SOAK_FLAGS ?= --machines 24 --layers 150
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DELETE_ON_ERROR:
-.PHONY: help figure5 test lint format wheel pse-exhaustive engines networks bench-rtl clean
+.PHONY: help figure5 test lint format wheel pse-exhaustive engines soak networks bench-rtl clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -41,6 +43,9 @@ pse-exhaustive: $(VENV)/everything ## all 2**32 operand pairs of the multiplier,
 
 engines: $(VENV)/everything ## both simulator engines on every bundled trace, equal to the cycle
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_engines.py
+
+soak: $(VENV)/everything ## RTL, simulator and integer model on random machines and layers
+	OMP_NUM_THREADS=1 $(BIN)/python -m sinai.report.soak $(SOAK_FLAGS)
 
 networks: $(VENV)/everything ## every layer of ResNet-18 through the RTL of the published machines
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/networks.py -o build/networks

@@ -292,7 +292,9 @@ def _compute(
         "theta": theta,
         "mask_base": mask_base,
         "mask_rows": (
-            mask_rows(machine, part.channels, blocks.deepest) if machine.unstructured else 0
+            mask_rows(machine, part.channels, blocks.deepest)
+            if machine.unstructured and not program.scheme.dense
+            else 0
         ),
         "row_bits": row_bits(machine, part.channels),
         "parameters_base": place.parameters,

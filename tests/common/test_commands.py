@@ -314,6 +314,14 @@ def test_the_ring_of_masks_holds_three_tiles(made):
         made(machine, "unstructured:0.5", geometry | {"c_out": 4 * 81}, theta=0)
 
 
+def test_dense_layers_need_no_room_for_masks(made):
+    """300 rows of channels would take 38 words of 32 bytes a window, more than 1 KiB."""
+    sets = ["memories.masks.capacity_kib=1", "memories.masks.macro_kib=1", "window=8"]
+    machine = override(U, [*sets, "memories.y.capacity_kib=256"])
+    geometry = {"kernel": 1, "padding": 0, "stride": 1, "k": 2, "c_out": 4 * 300}
+    assert made(machine, "dense", geometry).computes[0]["mask_rows"] == 0
+
+
 def test_operands_are_checked(made, integer_layer):
     run = made(S, "structured:4:8", {"residual": True})
     spec = integer_layer(np.random.default_rng(0), **BASE)
