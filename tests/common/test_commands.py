@@ -315,10 +315,10 @@ def test_the_ring_of_masks_holds_three_tiles(made):
 
 
 def test_dense_layers_need_no_room_for_masks(made):
-    """300 rows of channels would take 38 words of 32 bytes a window, more than 1 KiB."""
-    sets = ["memories.masks.capacity_kib=1", "memories.masks.macro_kib=1", "window=8"]
+    """200 rows of channels would take 50 words of 32 bytes a window, more than 1 KiB."""
+    sets = ["memories.masks.capacity_kib=1", "memories.masks.macro_kib=1", "window=16"]
     machine = override(U, [*sets, "memories.y.capacity_kib=256"])
-    geometry = {"kernel": 1, "padding": 0, "stride": 1, "k": 2, "c_out": 4 * 300}
+    geometry = {"kernel": 1, "padding": 0, "stride": 1, "k": 2, "c_out": 4 * 200}
     assert made(machine, "dense", geometry).computes[0]["mask_rows"] == 0
 
 
