@@ -354,7 +354,9 @@ def _summary(made: Validation, command: str) -> dict[str, Any]:
         "fault": made.fault and FAULTS[made.fault].meaning,
         "images": len({row["image"] for row in made.rows}),
         "layers": len(made.rows),
-        "cycles": sum(row["rtl"]["edges"] for row in made.rows),
+        "cycles": sum(
+            row["rtl"]["edges" if made.machine.resident else "cycles"] for row in made.rows
+        ),
         "counters_compared": counters,
         "counters_mismatched": counters_off,
         "blocks_compared": blocks,
