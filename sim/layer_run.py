@@ -12,6 +12,9 @@ class Step(NamedTuple):
     """A step of a part: phase "A" or "E", index of its tile in the program, and the cycles of its
     first and last issue since the launch of its part.
 
+    An EXACT step of the unstructured machine lasts until the scanner has seen its last window,
+    which may hold nothing to issue.
+
     An item that issues nothing, for want of essential neurons, counts as its place in the order;
     both are -1 where not even such an item exists.
     """

@@ -41,8 +41,9 @@ class Scanner:
     def run(
         self, scans: list[int], widths: list[int], depths: list[int], beats: int
     ) -> tuple[int, int]:
-        """Issue the passes of a tile and return the first and last issue cycle, -1 without any.
+        """Issue the passes of a tile; return its first issue cycle and its last, -1 without any.
 
+        Its last is the last issue, or that of seeing the last window where that comes later.
         `scans`, `widths` (X) and `depths` (L) have an entry for every stretch of the scanner; one
         without pairs (L = 0) publishes nothing, and the scanner goes on to the next.
         """
@@ -52,7 +53,7 @@ class Scanner:
         ended, before, filled = self.ended, self.ended_before, self.filled
         left, left_before = self.left, self.left_before
         scanned = self.scanned
-        first = last = -1
+        first = -1
         fresh = True  # The scanner has a buffer to look for.
         for scan, width, depth in zip(scans, widths, depths, strict=True):
             scanned = (max(scanned, before) if fresh else scanned) + scan
@@ -89,7 +90,6 @@ class Scanner:
                     left_before, left, todo = now - width, now, 0
             busy += depth * beats
             before, ended = ended, now
-            last = now - 1
         clock.now, clock.busy = now, clock.busy + busy
         clock.stalls["scan"] += scan_stall
         clock.stalls["xbank"] += xbank
@@ -98,4 +98,4 @@ class Scanner:
         # The scanner must have seen the last window before the sequencer moves on; a step without
         # any pass takes a cycle to be seen as over.
         clock.wait({"scan": max(scanned, entered + (first < 0))})
-        return first, last
+        return first, clock.now - 1 if first >= 0 else -1

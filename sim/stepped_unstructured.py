@@ -231,7 +231,7 @@ class SteppedUnstructured(SteppedPart):
         gate = self._selected(number)
         if gate and gate.mark.count < gate.need:
             yield from ledger.wait(gate.mark.reach(gate.need), gate.cause)
-        entered, first, last = env.now, -1, -1
+        entered, first = env.now, -1
         while True:
             if self.published.count <= self.taken:
                 yield from ledger.wait(self.published.reach(self.taken + 1), "scan")
@@ -248,7 +248,6 @@ class SteppedUnstructured(SteppedPart):
                 yield env.timeout(found.deepest)
                 self.emptied.advance(unit + 1)
                 self._count(found, tile)
-            last = env.now - 1
             self.issued.advance(self.issued.count + 1)
             ledger.essential += found.pairs
             for lane, rows in enumerate(found.rows):
@@ -258,7 +257,7 @@ class SteppedUnstructured(SteppedPart):
         if env.now == entered:
             # A step without any pass takes a cycle to be seen as over.
             yield from ledger.wait(env.timeout(1), "scan")
-        return first, last
+        return first, env.now - 1 if first >= 0 else -1
 
     def _count(self, found: _Pass, tile: Tile) -> None:
         """Count a beat of a pass."""

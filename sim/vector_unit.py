@@ -55,7 +55,7 @@ class VectorUnit(ABC):
 
     @abstractmethod
     def exact(self, index: int, tile: Tile) -> tuple[int, int]:
-        """EXACT of a tile; first and last issue."""
+        """EXACT of a tile; its first issue, and its last cycle."""
 
     def run(self, steps: Sequence[tuple[str, int]]) -> None:
         """Walk the steps of the part, then wait for the last write."""

@@ -452,7 +452,10 @@ def step_unstructured(program, part_index, mask, contract, room):
         if current < len(order) and order[current][0] == "E" and cycle >= begin:
             index = order[current][1]
             mine = [n for n, (tile_of, _) in enumerate(published) if tile_of == index]
-            number += index in through and all(n < over for n in mine)
+            if index in through and all(n < over for n in mine):
+                if number in spans:
+                    spans[number][1] = cycle
+                number += 1
         if number > current:
             last_end = cycle
         if number == len(order) and tally.cycle >= last_end + contract.drain:
