@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .nets import ResNet
+from ..common.errors import InputError
+from .resnet import PostActivationBlock, ResNet
 
 __all__ = ["INPUT", "Link", "chain"]
 
@@ -43,12 +44,23 @@ class Link:
     relu: bool
 
 
-def chain(net: ResNet) -> tuple[Link, ...]:
-    """Return the links of `net`.
+def chain(net: nn.Module) -> tuple[Link, ...]:
+    """Return the links of `net`, a ResNet of basic blocks with a small stem.
 
     A shortcut convolution runs right before the second convolution of its block, which adds its
     output.
+
+    Raises
+    ------
+    InputError
+        If the network is of another kind, for which there is no integer network.
     """
+    basic = isinstance(net, ResNet) and isinstance(net.pool, nn.Identity)
+    if not basic or not all(isinstance(block, PostActivationBlock) for block in net.blocks):
+        raise InputError(
+            f"network: {type(net).__name__} does not run in integers; only tiny and resnet18, the"
+            " post-activation networks of basic blocks for small images, do"
+        )
     links = [Link("stem", net.stem, INPUT, "", True)]
     previous = "stem"
     for index, block in enumerate(net.blocks):

@@ -114,6 +114,7 @@ def distill_net(
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Distil a trained network in memory; see :func:`distill`. `net` is changed."""
+    chain(net)  # refuses what has no integers
     started = time.monotonic()
     count = min(images, len(data))
     chosen = np.sort(np.random.default_rng((seed, 1)).permutation(len(data))[:count])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..common.machine import Machine
 
 __all__ = [
+    "ModelOption",
     "as_json",
     "assignments",
     "command_line",
@@ -31,6 +32,18 @@ __all__ = [
     "trace_argument",
     "trace_path",
 ]
+
+
+class ModelOption(click.Option):
+    """An option that takes the name of a network; its help lists them all."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from ..traces.networks import NETWORKS  # numpy is not loaded before help is asked for
+
+        known = ", ".join(NETWORKS)
+        names, text = super().get_help_record(ctx) or ("", "")
+        return names, f"One of {known}. {text}"
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 force = click.option("--force", is_flag=True, help="Replace an existing result.")

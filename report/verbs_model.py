@@ -10,6 +10,7 @@ import click
 
 from ..common.errors import InputError
 from .options import (
+    ModelOption,
     as_json,
     data_option,
     directory,
@@ -43,7 +44,9 @@ class _Sides(click.ParamType):
 
 
 @click.command()
-@click.option("--model", default="resnet18", show_default=True, help="resnet18 or tiny.")
+@click.option(
+    "--model", cls=ModelOption, default="resnet18", show_default=True, help="Network to train."
+)
 @data_option
 @click.option(
     "--resolutions",
@@ -134,7 +137,8 @@ def distill(trained: Path, data: str, images: int, seed: int, output: Path, forc
 
     TRAINED is the directory that `sinai train` wrote. Scales are calibrated, the 4-bit noise
     weights of every layer are fitted to the frozen network's own activations, and everything is
-    written in inference precision: DIR gets checkpoint.json and part-*.npz.
+    written in inference precision: DIR gets checkpoint.json and part-*.npz. Integers
+    exist for tiny and resnet18 only.
 
     \b
     Example:

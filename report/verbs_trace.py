@@ -8,6 +8,7 @@ import click
 
 from ..common.errors import InputError
 from .options import (
+    ModelOption,
     as_json,
     command_line,
     data_option,
@@ -132,7 +133,7 @@ def export(
 
 
 @trace.command("synth")
-@click.option("--model", required=True, help="tiny, resnet18, wrn34_10, resnet50 or vit_b16.")
+@click.option("--model", cls=ModelOption, required=True, help="Network to draw for.")
 @scheme_option
 @click.option("--images", default=1, show_default=True, help="How many, at least 1.")
 @click.option("--seed", default=0, show_default=True, help="Of the generator, 0 or more.")

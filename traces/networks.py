@@ -83,11 +83,22 @@ def _conv(
     )
 
 
-def _post_activation(depths: Sequence[int], width: int) -> Iterator[Layer]:
-    """Post-activation residual network of basic blocks for 32x32 images (He et al. 2016, section
-    3.1), shortcuts by 1x1 convolutions where the shape changes (option B)."""
-    yield _conv("stem", 3, width, 3, 1, 32, joined="stage1", signed=True)
-    c_in, side, block = width, 32, 0
+def _stem(width: int, side: int, large: bool, joined: str) -> tuple[Layer, int]:
+    """The first layer and the side of what the blocks read: 3x3 (32x32 images), or `large`, 7x7 of
+    stride 2 with max pooling behind it, which runs on the host."""
+    if large:
+        return _conv("stem", 3, width, 7, 2, side, signed=True), side // 4
+    return _conv("stem", 3, width, 3, 1, side, joined=joined, signed=True), side
+
+
+def _post_activation(
+    depths: Sequence[int], width: int, side: int = 32, large: bool = False
+) -> Iterator[Layer]:
+    """Post-activation residual network of basic blocks (He et al. 2016, section 3.1), shortcuts by
+    1x1 convolutions where the shape changes (option B)."""
+    first, side = _stem(width, side, large, "stage1")
+    yield first
+    c_in, block = width, 0
     for stage, depth in enumerate(depths):
         c_out, joined = width << stage, f"stage{stage + 1}"
         for index in range(depth):
@@ -101,13 +112,14 @@ def _post_activation(depths: Sequence[int], width: int) -> Iterator[Layer]:
             c_in, block = c_out, block + 1
 
 
-def _wide(depth: int, width: int) -> Iterator[Layer]:
-    """Wide pre-activation residual network for 32x32 images (Zagoruyko and Komodakis 2016): three
-    stages of `depth` basic blocks, 16, 32 and 64 times `width` channels behind a stem of 16."""
-    yield _conv("stem", 3, 16, 3, 1, 32, signed=True)
-    c_in, side, block = 16, 32, 0
-    for stage in range(3):
-        c_out, joined = 16 * width << stage, f"stage{stage + 1}"
+def _pre_activation(depths: Sequence[int], widths: Sequence[int], stem: int) -> Iterator[Layer]:
+    """Pre-activation residual network of basic blocks for 32x32 images (He et al. 2016, "Identity
+    Mappings"; Zagoruyko and Komodakis 2016) behind a 3x3 stem."""
+    joined = "stage1" if stem == widths[0] else ""
+    yield _conv("stem", 3, stem, 3, 1, 32, joined=joined, signed=True)
+    c_in, side, block = stem, 32, 0
+    for stage, (depth, c_out) in enumerate(zip(depths, widths, strict=True)):
+        joined = f"stage{stage + 1}"
         for index in range(depth):
             stride = 2 if stage and not index else 1
             name = f"blocks.{block}"
@@ -119,13 +131,16 @@ def _wide(depth: int, width: int) -> Iterator[Layer]:
             c_in, block = c_out, block + 1
 
 
-def _bottleneck(depths: Sequence[int]) -> Iterator[Layer]:
-    """Post-activation residual network of bottleneck blocks for 224x224 images (He et al. 2016,
-    table 1), the stride in the 3x3 convolution; max pooling behind the stem runs on the host."""
-    yield _conv("stem", 3, 64, 7, 2, 224, signed=True)
-    c_in, side, block = 64, 56, 0
+def _bottleneck(
+    depths: Sequence[int], width: int = 64, side: int = 224, large: bool = True
+) -> Iterator[Layer]:
+    """Post-activation residual network of bottleneck blocks (He et al. 2016, table 1), the stride
+    in the 3x3 convolution."""
+    first, side = _stem(width, side, large, "")
+    yield first
+    c_in, block = width, 0
     for stage, depth in enumerate(depths):
-        middle, c_out, joined = 64 << stage, 256 << stage, f"stage{stage + 1}"
+        middle, c_out, joined = width << stage, 4 * width << stage, f"stage{stage + 1}"
         for index in range(depth):
             stride = 2 if stage and not index else 1
             name = f"blocks.{block}"
@@ -138,13 +153,13 @@ def _bottleneck(depths: Sequence[int]) -> Iterator[Layer]:
             c_in, block = c_out, block + 1
 
 
-def _vision_transformer(depth: int, width: int) -> Iterator[Layer]:
-    """Vision transformer with patches of 16 for 224x224 images (Dosovitskiy et al. 2021): the
-    embedding of 14x14 patches, then the linear layers as 1x1 convolutions over 197 tokens, one of
-    them the class token. The products inside attention run on the host. Inputs are signed, since
-    layer-norm, attention or GELU precedes every layer."""
-    embedding = _conv("patch_embed.proj", 3, width, 16, 16, 224, joined="tokens", signed=True)
-    yield replace(embedding, padding=0)
+def _vision_transformer(depth: int, width: int, side: int, patch: int) -> Iterator[Layer]:
+    """Vision transformer (Dosovitskiy et al. 2021): the embedding of patches, then the linear
+    layers as 1x1 convolutions over the tokens, one a patch and the class token. The products inside
+    attention run on the host. Inputs are signed, since layer-norm, attention or GELU precedes every
+    layer."""
+    first = _conv("patch_embed.proj", 3, width, patch, patch, side, joined="tokens", signed=True)
+    yield replace(first, padding=0)
     for block in range(depth):
         for name, c_in, c_out in (
             ("attn.qkv", width, 3 * width),
@@ -159,7 +174,7 @@ def _vision_transformer(depth: int, width: int) -> Iterator[Layer]:
                 c_out,
                 1,
                 1,
-                197,
+                (side // patch) ** 2 + 1,
                 joined="tokens" if writes else "",
                 residual=writes,
                 signed=True,
@@ -171,7 +186,14 @@ def _vision_transformer(depth: int, width: int) -> Iterator[Layer]:
 NETWORKS: dict[str, Callable[[], Iterator[Layer]]] = {
     "tiny": partial(_post_activation, (1, 1), 8),
     "resnet18": partial(_post_activation, (2, 2, 2, 2), 64),
-    "wrn34_10": partial(_wide, 5, 10),
+    "wrn34_10": partial(_pre_activation, (5, 5, 5), (160, 320, 640), 16),
     "resnet50": partial(_bottleneck, (3, 4, 6, 3)),
-    "vit_b16": partial(_vision_transformer, 12, 768),
+    "vit_b16": partial(_vision_transformer, 12, 768, 224, 16),
+    "preactresnet18": partial(_pre_activation, (2, 2, 2, 2), (64, 128, 256, 512), 64),
+    "resnet18_224": partial(_post_activation, (2, 2, 2, 2), 64, 224, True),
+    "resnet50_32": partial(_bottleneck, (3, 4, 6, 3), 64, 32, False),
+    "tiny_preact": partial(_pre_activation, (1, 1), (8, 16), 8),
+    "tiny_wrn": partial(_pre_activation, (2, 1), (16, 32), 8),
+    "tiny_resnet50": partial(_bottleneck, (1, 1), 8, 32),
+    "tiny_vit": partial(_vision_transformer, 2, 32, 32, 8),
 }
