@@ -86,6 +86,7 @@ def simulate_layer(
         cycles=cycles,
         busy=sum(unit.clock.busy for unit in units),
         busy_approximate=sum(unit.busy_approximate for unit in units),
+        shallow_approximate=sum(unit.shallow_approximate for unit in units),
         stalls=stalls,
         slots=dict(slots),
         essential=sum(unit.essential for unit in units),

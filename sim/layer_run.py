@@ -41,7 +41,8 @@ class Span(NamedTuple):
 class LayerRun:
     """Result of one layer and image: cycles, their causes, slots, MACs and event counts.
 
-    cycles = busy + all stalls; V * T * busy = the sum of slots. With resident accounting the cycles
+    cycles = busy + all stalls; V * T * busy = the sum of slots; busy_approximate is part of busy,
+    shallow_approximate of the stalls by cause shallow. With resident accounting the cycles
     are those of the compute, from its launch to its last write; otherwise they begin when its
     descriptors are announced and end with the last store. `projected` counts the vectors multiplied
     by P: im2col rows (`patch`) or input pixels (`tap`). `steps` has every step of every part, in
@@ -51,6 +52,7 @@ class LayerRun:
     cycles: int
     busy: int
     busy_approximate: int
+    shallow_approximate: int
     stalls: dict[str, int]
     slots: dict[str, int]
     essential: int

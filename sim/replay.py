@@ -51,9 +51,10 @@ class Result:
         True for the bound without stalls or imbalance, which no machine reaches.
     layers : DataFrame
         One row an image and layer: image, layer, kind, cycles, busy_cycles, stall_* (with
-        busy_cycles they sum to cycles), busy_approximate (part of busy_cycles), slots_* (they sum
-        to V * T * busy_cycles), essential, neurons, macs16 and macs4 (geometric, one multiply-add
-        each), cycles_load and cycles_store (outside cycles with resident accounting).
+        busy_cycles they sum to cycles), busy_approximate (part of busy_cycles), shallow_approximate
+        (part of stall_shallow), slots_* (they sum to V * T * busy_cycles), essential, neurons,
+        macs16 and macs4 (geometric, one multiply-add each), cycles_load and cycles_store (outside
+        cycles with resident accounting).
     counts : DataFrame
         Same rows; one column for each of :data:`sinai.sim.counts.EVENTS`.
     spans : tuple
@@ -191,7 +192,7 @@ def bound(result: Result) -> Result:
         slots["slots_useful"] = exact + rough
         slots["slots_idle_imbalance"] = machine.lanes * busy - exact - rough
         times = {"cycles": busy, "busy_cycles": busy, "busy_approximate": approximate}
-        stalls = {f"stall_{cause}": 0 for cause in STALL_CAUSES}
+        stalls = {f"stall_{cause}": 0 for cause in STALL_CAUSES} | {"shallow_approximate": 0}
         rows.append(row | times | stalls | slots)
     return replace(result, ideal=True, layers=pd.DataFrame(rows))
 
@@ -258,6 +259,7 @@ def _layer_row(image: int, layer: Layer, machine: Machine, scheme: Scheme, run: 
         "busy_cycles": run.busy,
         **{f"stall_{cause}": run.stalls[cause] for cause in STALL_CAUSES},
         "busy_approximate": run.busy_approximate,
+        "shallow_approximate": run.shallow_approximate,
         **{f"slots_{kind}": run.slots.get(kind, 0) for kind in _SLOTS},
         "essential": run.essential,
         "neurons": layer.neurons,

@@ -59,6 +59,7 @@ def step_layer(
         cycles=queues.ended,
         busy=sum(ledger.busy for ledger in ledgers),
         busy_approximate=sum(ledger.busy_approximate for ledger in ledgers),
+        shallow_approximate=sum(ledger.shallow_approximate for ledger in ledgers),
         stalls={cause: sum(ledger.stalls[cause] for ledger in ledgers) for cause in STALL_CAUSES},
         slots=dict(slots),
         essential=sum(ledger.essential for ledger in ledgers),

@@ -63,7 +63,8 @@ class Ledger:
 
     def __init__(self, env: simpy.Environment, record: bool):
         self.env, self.record = env, record
-        self.busy = self.busy_approximate = self.essential = self.projected = 0
+        self.busy = self.busy_approximate = self.shallow_approximate = 0
+        self.essential = self.projected = 0
         self.stalls = dict.fromkeys(STALL_CAUSES, 0)
         self.slots: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()

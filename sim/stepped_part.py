@@ -81,10 +81,11 @@ class SteppedPart(ABC):
             self.projector.start(begin)
         yield from ledger.wait(begin, "fill")
         for position, (phase, number) in enumerate(self.order):
-            before, since = ledger.busy, env.now
+            before, short, since = ledger.busy, ledger.stalls["shallow"], env.now
             first, last = yield from self.issue(position, phase, number)
             if phase == "A":
                 ledger.busy_approximate += ledger.busy - before
+                ledger.shallow_approximate += ledger.stalls["shallow"] - short
                 self._approximated(number)
             self.over.advance(position + 1)
             tile = self.first_tile + number

@@ -38,7 +38,7 @@ class VectorUnit(ABC):
         self.counts: Counter = Counter()
         self.slots: Counter = Counter()
         self.steps: list[Step] = []
-        self.busy_approximate = 0
+        self.busy_approximate = self.shallow_approximate = 0
         self.essential = 0
         self.selected: dict[int, int] = {}
         self.clock = Clock()
@@ -64,9 +64,10 @@ class VectorUnit(ABC):
         for phase, index in steps:
             tile = self.program.tiles[index]
             if phase == "A":
-                before = clock.busy
+                before, short = clock.busy, clock.stalls["shallow"]
                 issued = self.approximate(index, tile)
                 self.busy_approximate += clock.busy - before
+                self.shallow_approximate += clock.stalls["shallow"] - short
                 if tile.last_of_block and self.part.releases:
                     self.projection.release(tile.pixel + tile.pixels - first_pixel, clock.now)
             else:
