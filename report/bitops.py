@@ -64,9 +64,10 @@ def bitops(
     return sum(_layer(*pair, rule) for pair in zip(layers, counts, strict=True))
 
 
-def paper_ratio(noise: float) -> float:
-    """BitOps relative to dense by the paper's rule: (1 - r) + 20/272 at noise ratio r."""
-    return 1 - noise + MAC4 / MAC16
+def paper_ratio(noise: Fraction | float) -> Fraction | float:
+    """BitOps relative to dense by the paper's rule: (1 - r) + 20/272 at noise ratio r; exact if r
+    is a fraction."""
+    return 1 - noise + Fraction(MAC4, MAC16)
 
 
 def _layer(layer: Layer, essential: float, rule: str) -> float:

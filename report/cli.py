@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from ..common.errors import SinaiError
-from . import verbs_machine, verbs_model, verbs_trace, verbs_validate
+from . import verbs_bitops, verbs_machine, verbs_model, verbs_trace, verbs_validate
 
 __all__ = ["main", "sinai"]
 
@@ -51,7 +51,13 @@ def sinai() -> None:
     """
 
 
-for _verb in (*verbs_machine.VERBS, *verbs_trace.VERBS, *verbs_validate.VERBS, *verbs_model.VERBS):
+for _verb in (
+    *verbs_machine.VERBS,
+    *verbs_bitops.VERBS,
+    *verbs_trace.VERBS,
+    *verbs_validate.VERBS,
+    *verbs_model.VERBS,
+):
     sinai.add_command(_verb)
 
 
