@@ -32,13 +32,15 @@ def k_jll(n: int, distortion: float = DISTORTION) -> int:
     return max(1, math.floor(bound))
 
 
-def projected_depth(d: int, n: int, kernel: int, projection: str = "patch") -> int:
+def projected_depth(
+    d: int, n: int, kernel: int, projection: str = "patch", rows: int | None = None
+) -> int:
     """k of a layer with depth `d`, `n` output channels and a `kernel` x `kernel` window.
 
-    `patch`: min(d, k_jll(n)). `tap`: that rounded up to a multiple of four rows for each of the
+    `patch`: min(d, k_jll(n)), or min(d, `rows`) where that is given. `tap`: that rounded up to a multiple of four rows for each of the
     kernel's taps, k0 = 4 * ceil(k / (4 * taps)), k = taps * k0.
     """
-    k = min(d, k_jll(n))
+    k = min(d, k_jll(n) if rows is None else rows)
     if projection == "patch":
         return k
     if projection == "tap":

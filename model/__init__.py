@@ -1,12 +1,13 @@
 """The model: PyTorch networks with SINAI noise, their integers, checkpoints and masks.
 
-`convert` and `set_scheme` are here by name; nothing is imported until one of them is asked for.
+`convert`, `survey`, `set_scheme` and `Switches` are here by name; nothing is imported until
+one of them is asked for.
 """
 
 from importlib import import_module
 from typing import Any
 
-__all__ = ["convert", "set_scheme"]
+__all__ = ["Switches", "convert", "set_scheme", "survey"]
 
 
 def __getattr__(name: str) -> Any:

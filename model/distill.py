@@ -119,7 +119,10 @@ def distill_net(
     count = min(images, len(data))
     chosen = np.sort(np.random.default_rng((seed, 1)).permutation(len(data))[:count])
     pixels = torch.from_numpy(data.images[chosen])
-    forms = {form: convert(copy.deepcopy(net), projection=form, seed=seed) for form in FORMS}
+    forms = {
+        form: convert(copy.deepcopy(net), projection=form, seed=seed, batch_norm="fold")
+        for form in FORMS
+    }
     links = {form: chain(made) for form, made in forms.items()}
 
     first = spread(count, min(count, _CALIBRATION))

@@ -52,7 +52,8 @@ def quantise(net: ResNet, network: str, scales: Mapping[str, Scales], seed: int)
 def dequantise(net: IntegerNet, seed: int) -> ResNet:
     """Return the floating-point network with the values of `net`'s integers, scheme ``dense``."""
     projection = net.layers[0].layer.projection
-    out = convert(build(net.network, len(net.classifier)), projection=projection, seed=seed)
+    out = build(net.network, len(net.classifier)).eval()
+    out = convert(out, projection=projection, seed=seed, batch_norm="fold")
     scales = {spec.layer.name: spec.scale for spec in net.layers} | {INPUT: net.input_scale}
     shifts = {spec.layer.name: spec.quantise_shift for spec in net.layers}
     shifts[INPUT] = net.input_shift

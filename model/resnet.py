@@ -28,9 +28,9 @@ class PostActivationBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        conv2, bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
         self.shortcut = _shortcut(c_in, width, stride)
+        self.conv2, self.bn2 = conv2, bn2  # in the accelerator's order
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))

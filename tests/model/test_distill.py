@@ -33,7 +33,9 @@ def squared_errors(net, x):
 @pytest.mark.parametrize("projection", ["patch", "tap"])
 def test_distilling_reduces_the_error_of_every_layer(trained, checkpoint, images, projection):
     x = torch.from_numpy(images.images[:32]).float() / 255
-    start = squared_errors(convert(copy.deepcopy(trained), projection=projection, seed=7), x)
+    start = squared_errors(
+        convert(copy.deepcopy(trained), projection=projection, seed=7, batch_norm="fold"), x
+    )
     after = squared_errors(checkpoint.floating(projection), x)
     recorded = checkpoint.manifest.distillation["relative_error"][projection]
     assert after.keys() == recorded.keys()
@@ -68,7 +70,9 @@ def test_rows_are_the_windows_of_the_layer(checkpoint, images):
 
 def test_streams_are_the_joined_layers(trained):
     """Tensors that are added share a scale: the groups that the geometry calls joined."""
-    groups = {name: sorted(g) for g in streams(chain(convert(trained))) for name in g}
+    groups = {
+        name: sorted(g) for g in streams(chain(convert(trained, batch_norm="fold"))) for name in g
+    }
     for layer in networks.layers("tiny"):
         if layer.joined:
             same = [k.name for k in networks.layers("tiny") if k.joined == layer.joined]
@@ -78,7 +82,7 @@ def test_streams_are_the_joined_layers(trained):
 
 
 def test_scales_leave_headroom_and_shifts_are_powers_of_two(trained, images):
-    net = convert(trained)
+    net = convert(trained, batch_norm="fold")
     x = torch.from_numpy(images.images).float() / 255
     scales = calibrate(net, chain(net), x)
     largest = {}

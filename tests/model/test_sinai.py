@@ -22,6 +22,7 @@ from sinai.model.sinai import (
     select,
     set_scheme,
 )
+from sinai.model.switches import Switches
 
 DENSE = Scheme.parse("dense")
 
@@ -29,7 +30,7 @@ DENSE = Scheme.parse("dense")
 def layer(projection="patch", stride=1, kernel=3, c_in=5, c_out=9, x_step=0.1, p_shift=2):
     torch.manual_seed(1)
     conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2)
-    made = SinaiConv2d(conv, "one", (0, 3), scheme=DENSE, projection=projection)
+    made = SinaiConv2d(conv, "one", (0, 3), scheme=DENSE, switches=Switches(projection=projection))
     made.x_step.fill_(x_step)
     made.x_unsigned.fill_(True)
     made.p_shift.fill_(p_shift)
@@ -194,7 +195,7 @@ def test_any_module_converts():
     [
         (nn.Conv2d(4, 4, 3, groups=2), "one group"),
         (nn.Conv2d(4, 4, (3, 1)), "square"),
-        (nn.Conv2d(4, 4, 3, padding="same"), "square"),
+        (nn.Conv2d(4, 4, 4, padding="same"), "square"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding must be zeros"),
     ],
 )
