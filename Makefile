@@ -10,13 +10,14 @@ VENV ?= .venv
 CONSTRAINTS ?= .ci/constraints.txt
 PYTEST_FLAGS ?= -n auto
 FIGURE5 ?= build/figure5
+CYCLES ?= build/cycles
 SOAK_FLAGS ?= --machines 24 --layers 150
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DELETE_ON_ERROR:
-.PHONY: help figure5 test lint format wheel pse-exhaustive engines soak networks bench-rtl clean
+.PHONY: help figure5 test lint format wheel pse-exhaustive engines soak networks cycles bench-rtl clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -49,6 +50,9 @@ soak: $(VENV)/everything ## RTL, simulator and integer model on random machines 
 
 networks: $(VENV)/everything ## every layer of ResNet-18 through the RTL of the published machines
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/networks.py -o build/networks
+
+cycles: $(VENV)/core ## where the cycles go, with the sweeps of T, beta and W, into build/cycles
+	OMP_NUM_THREADS=1 $(BIN)/sinai cycles --sweeps -o $(CYCLES) --force
 
 bench-rtl: $(VENV)/everything ## cycles a second of the compiled RTL of the published machines
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_rtl.py

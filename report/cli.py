@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from ..common.errors import SinaiError
-from . import verbs_bitops, verbs_machine, verbs_model, verbs_trace, verbs_validate
+from . import verbs_bitops, verbs_cycles, verbs_machine, verbs_model, verbs_trace, verbs_validate
 
 __all__ = ["main", "sinai"]
 
@@ -53,6 +53,7 @@ def sinai() -> None:
 
 for _verb in (
     *verbs_machine.VERBS,
+    *verbs_cycles.VERBS,
     *verbs_bitops.VERBS,
     *verbs_trace.VERBS,
     *verbs_validate.VERBS,
