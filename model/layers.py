@@ -106,7 +106,8 @@ class SinaiLayer(nn.Module, ABC):
         rows, columns = self.k, depth
         if self.projection == "tap":
             rows, columns = self.k // self.kernel**2, self.c_in
-        if switches.identity and rows == columns:
+        self.identity = switches.identity and rows == columns
+        if self.identity:
             matrix, self.p_scale = torch.eye(rows), 1.0
         else:
             matrix = torch.from_numpy(ternary(rows, columns, key)).float()
@@ -242,6 +243,16 @@ class SinaiLayer(nn.Module, ABC):
     def p_step(self) -> float:
         """Value of one step of p, in a calibrated layer."""
         return float(self.x_step) * self.p_scale * 2.0 ** int(self.p_shift)
+
+    @torch.no_grad()
+    def reproject(self, key: tuple[int, int]) -> None:
+        """Draw P anew, fixed by `key`, and start W~ and b~ from W and b again."""
+        self.key = key
+        if not self.identity:
+            self.matrix.copy_(torch.from_numpy(ternary(*self.matrix.shape, key)))
+        self.noise_weight.copy_(self._start())
+        self.noise_bias.copy_(self.bias)
+        self.rescale()
 
     @torch.no_grad()
     def rescale(self) -> None:

@@ -1,0 +1,207 @@
+"""Fine-tuning of a converted network: Algorithm 1 of the paper.
+
+Loss = loss of the task + 0.1 L_MSE; W, b, W~ and b~ learn together, the roundings pass gradients
+straight through, and the mask is a constant. Batch-norms keep their statistics.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..common.errors import InputError
+from ..common.scheme import Scheme
+from .layers import SinaiLayer
+from .sinai import layers_of, set_scheme
+from .steps import observed, under_scheme
+from .weights import read, save_converted, write
+
+__all__ = ["FineTuning", "finetune", "mse"]
+
+#: ``attack(net, images, labels)`` returns images in [0, 1] of the same shape.
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+_CHOICES = {
+    "forward": ("mixed", "accurate"),
+    "reduction": ("mean", "sum", "element"),
+    "optimizer": ("sgd", "adamw"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """What decides a fine-tuning besides network, data and attack.
+
+    Parameters
+    ----------
+    schemes : tuple of str
+        Taken in turn, one a step: one network for all of them. One scheme alone gives one network
+        each. The paper does not say which.
+    epochs, batch : int
+        Passes over the images (paper: 1, and 10 on ImageNet), and images a step.
+    optimizer, lr, momentum, weight_decay
+        ``sgd`` or ``adamw``, and their numbers. The paper gives none; assumed.
+    mse_weight : float
+        Weight of L_MSE; 0.1 in the paper.
+    reduction : {"mean", "sum", "element"}
+        L_MSE of a layer, added up over layers: |z - z~|^2 over channels, mean over batch and
+        positions; mean over the batch alone, as Eq. 1 is written, which drowns the task's loss in
+        convolutions; or mean over everything.
+    forward : {"mixed", "accurate"}
+        What the loss of the task sees: z' of every layer, or z (Algorithm 1, line 4).
+    seed : int
+        Of the order of the images and of the attack.
+    """
+
+    schemes: tuple[str, ...] = ("unstructured:0.9", "structured:7:8")
+    epochs: int = 1
+    batch: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    mse_weight: float = 0.1
+    reduction: str = "mean"
+    forward: str = "mixed"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not"
+                    f" {getattr(self, name)!r}"
+                )
+        if self.epochs < 1 or self.batch < 1 or not self.lr > 0 or self.mse_weight < 0:
+            raise InputError(
+                "epochs and batch must be at least 1, lr above 0 and mse_weight at least 0, not"
+                f" {self.epochs}, {self.batch}, {self.lr} and {self.mse_weight}"
+            )
+        if not self.schemes or any(Scheme.parse(scheme).dense for scheme in self.schemes):
+            raise InputError(
+                f"schemes must be one or more with noise, not {', '.join(self.schemes) or 'none'}"
+            )
+
+
+def finetune(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    out: Path,
+    recipe: FineTuning | None = None,
+    *,
+    attack: Attack | None = None,
+    attack_name: str = "",
+    network: str = "",
+    progress: Callable[[int, int, float, float], None] | None = None,
+    save_every_s: float = 60.0,
+) -> nn.Module:
+    """Fine-tune a converted network in place and return it in eval mode, scheme ``dense``.
+
+    `out` gets ``state.pt``, from which an interrupted run goes on with the same batches, and at the
+    end ``net.pt`` (:func:`sinai.model.weights.load_converted`) with the recipe in its record.
+
+    Parameters
+    ----------
+    images, labels : uint8 (N, 3, H, W) and int64 (N,)
+        Training images.
+    attack : callable, optional
+        Makes adversarial images of a batch, with the mixed forward pass; without it the clean ones
+        are used. `attack_name` goes to the record.
+    network : str
+        Name in :data:`sinai.model.nets.MODELS`, for ``net.pt``.
+    progress : callable, optional
+        Called as ``progress(step, steps, loss of the task, L_MSE)``.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range, or `out` holds the state of another recipe.
+    """
+    recipe = recipe or FineTuning()
+    batches = len(images) // recipe.batch
+    if not batches:
+        raise InputError(f"batch must be at most the {len(images)} images, not {recipe.batch}")
+    if not any(True for _ in layers_of(net)):
+        raise InputError(f"network: {type(net).__name__} has no SINAI layer; convert it first")
+    net.eval()
+    optimizer = _optimizer(net, recipe)
+    steps = batches * recipe.epochs
+    text = json.dumps(asdict(recipe) | {"images": len(images), "attack": attack_name})
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    file, done = out / "state.pt", 0
+    if file.exists():
+        state = read(file, "fine-tuning")
+        if state.get("recipe") != text:
+            raise InputError(f"{file}: holds the state of another recipe; choose another folder")
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["step"]
+    device, saved = next(net.parameters()).device, time.monotonic()
+    for step in range(done, steps):
+        epoch, index = divmod(step, batches)
+        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+        order = torch.randperm(len(images), generator=generator)
+        chosen = order[index * recipe.batch : (index + 1) * recipe.batch]
+        x = images[chosen].to(device).float().div_(255)
+        y = labels[chosen].to(device)
+        set_scheme(net, recipe.schemes[step % len(recipe.schemes)])
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed * 100_003 + step)
+            if attack is not None:
+                x = attack(net, x, y).detach()
+            task, error = _losses(net, x, y, recipe)
+        optimizer.zero_grad(set_to_none=True)
+        (task + recipe.mse_weight * error).backward()
+        optimizer.step()
+        if time.monotonic() - saved >= save_every_s or step + 1 == steps:
+            state = {"recipe": text, "step": step + 1, "net": net.state_dict()}
+            write(file, state | {"optimizer": optimizer.state_dict()})
+            saved = time.monotonic()
+        if progress is not None:
+            progress(step + 1, steps, task.item(), error.item())
+    set_scheme(net, "dense")
+    record = {"finetuning": json.loads(text), "one_net": len(recipe.schemes) > 1}
+    save_converted(net, out / "net.pt", network=network, record=record)
+    return net
+
+
+def mse(z: Tensor, noise: Tensor, layer: SinaiLayer, reduction: str) -> Tensor:
+    """L_MSE of one layer (paper, Eq. 1), reduced as in :class:`FineTuning`."""
+    error = (z - noise.to(z.dtype)).square()
+    if reduction == "element":
+        return error.mean()
+    samples = len(layer.channel_first(z))
+    return error.sum() / (samples if reduction == "sum" else error.numel() // layer.c_out)
+
+
+def _losses(net: nn.Module, x: Tensor, y: Tensor, recipe: FineTuning) -> tuple[Tensor, Tensor]:
+    errors: list[Tensor] = []
+
+    def see(layer: SinaiLayer, z: Tensor, noise: Tensor, mixed: Tensor) -> None:
+        errors.append(mse(z, noise, layer, recipe.reduction))
+
+    accurate = under_scheme(net, "dense") if recipe.forward == "accurate" else nullcontext()
+    with observed(net, see), accurate:
+        task = F.cross_entropy(net(x), y)
+    return task, torch.stack(errors).sum()
+
+
+def _optimizer(net: nn.Module, recipe: FineTuning) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        net.parameters(),
+        recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
