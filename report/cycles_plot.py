@@ -129,7 +129,9 @@ def draw_sweeps(panels: dict[str, pd.DataFrame]) -> Figure:
     figure = Figure(
         figsize=(7.2, 1.0 + 0.62 * len(sizes) + 0.15 * sum(sizes)), layout="constrained"
     )
-    axes = figure.subplots(len(sizes), 1, height_ratios=[size + 1 for size in sizes])
+    axes = figure.subplots(
+        len(sizes), 1, height_ratios=[size + 1 for size in sizes], squeeze=False
+    )[:, 0]
     for ax, (title, values) in zip(axes, panels.items(), strict=True):
         bars(values, ax, scale=1e-3)
         ax.set_title(title, fontsize=7.5, loc="left")
