@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DELETE_ON_ERROR:
-.PHONY: help figure5 test lint format wheel pse-exhaustive engines soak networks cycles bench-rtl clean
+.PHONY: help figure5 test lint format wheel pse-exhaustive engines soak networks cycles bench-rtl theory clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -56,6 +56,9 @@ cycles: $(VENV)/core ## where the cycles go, with the sweeps of T, beta and W, i
 
 bench-rtl: $(VENV)/everything ## cycles a second of the compiled RTL of the published machines
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_rtl.py
+
+theory: $(VENV)/everything ## the paper's theorems measured on the bundled networks, build/theory
+	OMP_NUM_THREADS=1 $(BIN)/python -m sinai.report.theory -o build/theory --force
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
