@@ -82,6 +82,27 @@ def test_one_layer_comes_near_the_least_squares_solution(tmp_path):
     assert float(best) <= found["0"] < 1.1 * float(best)
 
 
+def test_rounding_during_or_after(tmp_path):
+    """At 2 bits descent without roundings reaches a lower loss, and leaves rounded weights."""
+    torch.manual_seed(0)
+    net = convert(nn.Sequential(nn.Conv2d(3, 8, 3)), bits=2)
+    pixels = torch.randint(0, 256, (64, 3, 6, 6), dtype=torch.uint8)
+    losses = {}
+    for rounding in ("during", "after"):
+        recipe = Distillation(epochs=5, batch=32, rounding=rounding)
+        made = copy.deepcopy(net)
+        distill_layers(
+            made,
+            pixels,
+            tmp_path / rounding,
+            recipe,
+            progress=lambda step, steps, loss, how=rounding: losses.update({how: loss}),
+        )
+        weight, _ = made[0].noise(torch.tensor(1.0))
+        assert (weight / made[0].noise_scale[:, None]).unique().tolist() == [-1, 0, 1]
+    assert losses["after"] < 0.9 * losses["during"]
+
+
 class Stop(Exception):
     """Planted in the middle of a run."""
 
