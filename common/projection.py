@@ -38,7 +38,7 @@ def projected_depth(
     """k of a layer with depth `d`, `n` output channels and a `kernel` x `kernel` window.
 
     `patch`: min(d, k_jll(n)), or min(d, `rows`) where that is given. `tap`: that rounded up to a
-    multiple of four rows for each of the kernel's taps, k0 = 4 * ceil(k / (4 * taps)), k = taps * k0.
+    multiple of four rows for each of the kernel's taps: k = taps * 4 * ceil(k / (4 * taps)).
     """
     k = min(d, k_jll(n) if rows is None else rows)
     if projection == "patch":
