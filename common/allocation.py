@@ -1,7 +1,8 @@
 """Which rows of which memory a part of a layer takes, and what is moved there and back.
 
 A memory row is the same address of all its banks. What changes from part to part has two places in
-turn, so that the load of a part runs while the part before computes.
+turn, so that the load of a part runs while the part before computes; with resident accounting, in
+which transfers take no time, it has one.
 """
 
 from __future__ import annotations
@@ -31,17 +32,19 @@ __all__ = [
     "loaded_words",
     "move",
     "overflow",
+    "places",
     "row_bits",
 ]
 
 
 class Bound(NamedTuple):
-    """Output rows [row, row + rows) by channels [channel, channel + channels)."""
+    """Output rows [row, row + rows) by channels [channel, channel + channels) of an image."""
 
     row: int
     rows: int
     channel: int
     channels: int
+    image: int = 0
 
 
 class Move(NamedTuple):
@@ -81,6 +84,11 @@ class Place(NamedTuple):
     y: int
     loads: tuple[Move, ...]
     stores: tuple[Move, ...]
+
+
+def places(machine: Machine) -> int:
+    """Places, used in turn, of what changes from part to part."""
+    return 1 if machine.resident else 2
 
 
 def groups_of(machine: Machine, channels: int) -> int:
@@ -145,9 +153,10 @@ def allocate(
         lines = groups * ceil_div(pixels, machine.columns) * GROUP
         return lines, lines, 1, 0
 
-    ranges = _Turns((bound.channel, bound.channels) for bound in bounds)
-    bands = _Turns((bound.row, bound.rows) for bound in bounds)
-    copies = min(2, len(bounds))
+    most = places(machine)
+    ranges = _Turns([(bound.channel, bound.channels) for bound in bounds], most)
+    bands = _Turns([(bound.image, bound.row, bound.rows) for bound in bounds], most)
+    copies = min(most, len(bounds))
     weights = [of_channels(bound.channels) for bound in bounds]
     inputs = [of_rows(bound.row, bound.rows) for bound in bounds]
     outputs = [of_both(bound.rows, bound.channels) for bound in bounds]
@@ -167,9 +176,9 @@ def allocate(
         "projection": matrix,
         "parameters": ranges.copies * parameter_slot,
     }
-    places = []
+    made = []
     for index in range(len(bounds)):
-        slot, turn, band = index % 2, ranges.turn[index], bands.turn[index]
+        slot, turn, band = index % copies, ranges.turn[index], bands.turn[index]
         whole, coarse, per_channel = weights[index]
         x, xq = inputs[index]
         shape = outputs[index][1:]
@@ -201,8 +210,8 @@ def allocate(
         stores = [put(Target.STORE_Y, place.y, *shape)]
         if rough:
             stores.append(put(Target.STORE_YQ, place.y, *shape))
-        places.append(place._replace(loads=tuple(loads), stores=tuple(stores)))
-    return tuple(places), need
+        made.append(place._replace(loads=tuple(loads), stores=tuple(stores)))
+    return tuple(made), need
 
 
 def overflow(machine: Machine, need: dict[str, int]) -> str | None:
@@ -215,21 +224,21 @@ def _stream_words(machine: Machine, target: Target, rows: int) -> int:
 
 
 class _Turns:
-    """Which of two places each part uses for what it shares with its neighbours of equal key.
+    """Which of `most` places each part uses for what it shares with its neighbours of equal key.
 
     `fresh`: the part needs a load. `turn`: the place. `copies`: places needed.
     """
 
-    def __init__(self, keys: Iterable[tuple[int, int]]):
+    def __init__(self, keys: Sequence[tuple[int, ...]], most: int):
         self.fresh: list[bool] = []
         self.turn: list[int] = []
         before, loads = None, 0
         for key in keys:
             self.fresh.append(key != before)
             loads += key != before
-            self.turn.append((loads - 1) % 2)
+            self.turn.append((loads - 1) % most)
             before = key
-        self.copies = min(2, loads)
+        self.copies = min(most, loads)
 
 
 def _weight_rows(

@@ -5,12 +5,13 @@ The only place where the fields of a compute descriptor are worked out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .allocation import Move, groups_of, move, row_bits
+from .allocation import Move, groups_of, move, places, row_bits
 from .blocks import Pieces, p_batches
 from .descriptor import (
     COMPUTE,
@@ -106,7 +107,7 @@ def commands(
     program: Program,
     spec: IntegerLayer,
     *,
-    theta: int | None = None,
+    theta: int | Sequence[int] | None = None,
     inject: bool = False,
     store_sums: bool = False,
     store_masks: bool = False,
@@ -119,9 +120,9 @@ def commands(
         Of `spec.layer`.
     spec : IntegerLayer
         Shifts and flags; the operands are not looked at.
-    theta : int, optional
-        Threshold, -32768 (full) to 32768 (empty); needed for an unstructured scheme unless
-        `inject`.
+    theta : int or sequence of int, optional
+        Threshold, -32768 (full) to 32768 (empty), of all images or of each; needed for an
+        unstructured scheme unless `inject`.
     inject : bool
         Load the essential neurons instead of selecting them.
     store_sums, store_masks : bool
@@ -142,7 +143,7 @@ def commands(
         raise InputError(
             f"layer {layer.name}: keeps no sums to store; only layers with joined set do"
         )
-    theta = _theta(program, theta, inject)
+    thetas = _thetas(program, theta, inject)
     masks = _mask_moves(program, inject or store_masks)
     loads, stores = [], []
     for part, each in enumerate(program.parts):
@@ -154,14 +155,14 @@ def commands(
             more.append(masks[part]._replace(target=Target.STORE_MASKS))
         stores.append(more)
         loads.append([masks[part]._replace(target=Target.MASKS)] if inject else [])
-    queue = order(program.parts, loads=loads, stores=stores)
+    queue = order(program.parts, places(program.machine), loads=loads, stores=stores)
     computes = tuple(
         _compute(
             program,
             spec,
             index,
             wait=queue.needed[index],
-            theta=theta,
+            theta=thetas[program.parts[index].image],
             inject=inject,
             mask_base=masks[index].base if masks else 0,
         )
@@ -175,15 +176,23 @@ def commands(
     return made
 
 
-def _theta(program: Program, theta: int | None, inject: bool) -> int:
+def _thetas(program: Program, theta: int | Sequence[int] | None, inject: bool) -> list[int]:
+    """Threshold of each image."""
     if program.scheme.kind != "unstructured" or inject:
-        return 0
-    if theta is None or not -(1 << 15) <= theta <= 1 << 15:
+        return [0] * program.images
+    thetas = [*theta] if isinstance(theta, Sequence) else [theta] * program.images
+    if len(thetas) != program.images:
         raise InputError(
-            f"layer {program.layer.name}: theta must be between -32768 and 32768 for scheme"
-            f" {program.scheme}, not {theta}"
+            f"layer {program.layer.name}: theta must be one value or {program.images}, one an"
+            f" image, not {len(thetas)}"
         )
-    return theta
+    for each in thetas:
+        if each is None or not -(1 << 15) <= each <= 1 << 15:
+            raise InputError(
+                f"layer {program.layer.name}: theta must be between -32768 and 32768 for scheme"
+                f" {program.scheme}, not {each}"
+            )
+    return thetas
 
 
 def _mask_moves(program: Program, whole: bool) -> list[Move]:
@@ -197,8 +206,8 @@ def _mask_moves(program: Program, whole: bool) -> list[Move]:
         else groups_of(machine, part.channels) * sum(blocks.sizes)
         for part, blocks in zip(program.parts, program.blocks, strict=True)
     ]
-    slot = max(rows)
-    need = slot * min(2, len(rows))
+    slot, copies = max(rows), min(places(machine), len(rows))
+    need = slot * copies
     if need > memory_depth(machine, "masks"):
         size = ceil_div(need * memory_row_bits(machine, "masks"), 8192)
         raise InputError(
@@ -207,7 +216,8 @@ def _mask_moves(program: Program, whole: bool) -> list[Move]:
             " memories.masks.capacity_kib"
         )
     return [
-        move(machine, Target.MASKS, index % 2 * slot, count) for index, count in enumerate(rows)
+        move(machine, Target.MASKS, index % copies * slot, count)
+        for index, count in enumerate(rows)
     ]
 
 

@@ -1,17 +1,20 @@
 """What a layer reads and writes, as the streams of its transfers.
 
+A batch has operands for each of its images, of one `spec` and `order`.
 Channels of `Operands` and `Outputs` are in the network's order. A part computes channels
 order[part.channel] and on: on unstructured machines the order places channels on lanes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import layout
+from .batch import stack_inputs
 from .commands import Commands, Transfer
 from .descriptor import Target
 from .errors import InputError
@@ -21,7 +24,14 @@ from .layer import Layer
 from .program import Program
 from .scheme import GROUP
 
-__all__ = ["Operands", "Outputs", "input_stream", "load_stream", "read_outputs"]
+__all__ = [
+    "Operands",
+    "Outputs",
+    "input_stream",
+    "load_stream",
+    "read_batch",
+    "read_outputs",
+]
 
 Ints = NDArray[np.integer]
 Bytes = NDArray[np.uint8]
@@ -71,8 +81,8 @@ class Outputs:
     mask: NDArray[np.bool_] | None
 
 
-def input_stream(made: Commands, operands: Operands) -> Bytes:
-    """The streams of all LOADs, in order: what the accelerator is fed for one image.
+def input_stream(made: Commands, operands: Operands | Sequence[Operands]) -> Bytes:
+    """The streams of all LOADs, in order: what the accelerator is fed for an image or a batch.
 
     Raises
     ------
@@ -83,14 +93,16 @@ def input_stream(made: Commands, operands: Operands) -> Bytes:
     return np.concatenate(loads)
 
 
-def load_stream(made: Commands, transfer: Transfer, operands: Operands) -> Bytes:
+def load_stream(
+    made: Commands, transfer: Transfer, operands: Operands | Sequence[Operands]
+) -> Bytes:
     """The stream of a LOAD, as bytes of whole stream words, low byte first.
 
     Raises
     ------
     InputError
-        If an operand is missing, has another shape than the layer, or injected masks have more
-        essential neurons than the blocks were cut for.
+        If there are not as many operands as images, one is missing or has another shape than the
+        layer, or injected masks have more essential neurons than the blocks were cut for.
     """
     image = _image(made.program, transfer.part, transfer.move.target, operands)
     width = made.program.machine.dma.bytes_per_cycle
@@ -99,10 +111,13 @@ def load_stream(made: Commands, transfer: Transfer, operands: Operands) -> Bytes
     return stream
 
 
-def _image(program: Program, index: int, target: Target, operands: Operands) -> Bytes:
+def _image(
+    program: Program, index: int, target: Target, operands: Operands | Sequence[Operands]
+) -> Bytes:
     layer, machine, part = program.layer, program.machine, program.parts[index]
-    spec, input_shape = operands.spec, (layer.h_in, layer.w_in, layer.c_in)
-    channels = _order(layer, operands.order)[part.channel : part.channel + part.channels]
+    images = _together(program, part.image, operands)
+    spec, order = images[0].spec, images[0].order
+    channels = _order(layer, order)[part.channel : part.channel + part.channels]
     band = slice(part.row * layer.w_out, (part.row + part.rows) * layer.w_out)
     match target:
         case Target.WEIGHTS:
@@ -114,29 +129,64 @@ def _image(program: Program, index: int, target: Target, operands: Operands) -> 
         case Target.PARAMETERS:
             return layout.parameters(machine, spec, channels)
         case Target.X:
-            x = _checked(layer, "x", operands.x, input_shape)
+            x = _inputs(program, "x", [each.x for each in images], spec.layer)
             feed = x_feed(layer, machine, part.row, part.rows)
             return layout.x_image(machine, layer, feed, x.astype("<i2"))
         case Target.XQ:
-            xq = _checked(layer, "xq", operands.xq, input_shape)
+            xq = _inputs(program, "xq", [each.xq for each in images], spec.layer)
             feed = xq_feed(layer, machine, part.row, part.rows)
             return layout.xq_image(machine, layer, feed, xq.astype(np.int8))
         case Target.PROJECTION:
             return layout.projection(machine, layer, spec.matrix)
-    shape = (layer.pixels, layer.c_out)
     if target is Target.RESIDUAL:
-        residual = _checked(layer, "residual", operands.residual, shape)
+        residual = _of_outputs(spec.layer, "residual", [each.residual for each in images])
         return layout.value_image(machine, residual[band][:, channels].astype("<i2"))
-    mask = _checked(layer, "mask", operands.mask, shape)[band][:, channels].astype(bool)
+    mask = _of_outputs(spec.layer, "mask", [each.mask for each in images])
+    mask = mask[band][:, channels].astype(bool)
     if not machine.unstructured:
         _check_accumulators(program, index, mask)
     return layout.masks(program, index, mask)
 
 
+def _together(
+    program: Program, number: int, operands: Operands | Sequence[Operands]
+) -> Sequence[Operands]:
+    """Of the operands of a batch, those of the images that are computed as image `number`."""
+    operands = [operands] if isinstance(operands, Operands) else operands
+    if len(operands) != program.images:
+        raise InputError(
+            f"layer {program.layer.name}: operands must be those of {program.images} image(s), not"
+            f" of {len(operands)}"
+        )
+    first = number * program.together
+    return operands[first : first + program.together]
+
+
+def _inputs(program: Program, name: str, values: Sequence[NDArray | None], layer: Layer) -> Ints:
+    """Inputs as the hardware sees them, of the images that it computes as one."""
+    shape = (layer.h_in, layer.w_in, layer.c_in)
+    checked = [_checked(layer, name, each, shape) for each in values]
+    return checked[0] if program.together == 1 else stack_inputs(layer, checked)
+
+
+def _of_outputs(layer: Layer, name: str, values: Sequence[NDArray | None]) -> NDArray:
+    """(P, C_out) values of each image, an image below the other."""
+    shape = (layer.pixels, layer.c_out)
+    return np.concatenate([_checked(layer, name, each, shape) for each in values])
+
+
 def read_outputs(
     made: Commands, stream: bytes | Bytes, order: NDArray[np.integer] | None = None
 ) -> Outputs:
-    """The results of a layer from the streams of its STOREs, one after another.
+    """:func:`read_batch` of a single image."""
+    (one,) = read_batch(made, stream, order)
+    return one
+
+
+def read_batch(
+    made: Commands, stream: bytes | Bytes, order: NDArray[np.integer] | None = None
+) -> tuple[Outputs, ...]:
+    """The results of a layer, of each image, from the streams of its STOREs, one after another.
 
     `order` is the placement of the operands.
 
@@ -158,9 +208,9 @@ def read_outputs(
     stores = [each for each in made.transfers if not each.loads]
     data = np.frombuffer(stream, dtype=np.uint8)
     width = machine.dma.bytes_per_cycle
-    size = width * sum(each.move.words for each in stores)
-    if data.size != size:
-        raise InputError(f"layer {layer.name}: its outputs take {size} bytes, not {data.size}")
+    total = width * sum(each.move.words for each in stores)
+    if data.size != total:
+        raise InputError(f"layer {layer.name}: its outputs take {total} bytes, not {data.size}")
     for transfer in stores:
         target, part = transfer.move.target, program.parts[transfer.part]
         mine, data = np.split(data, [transfer.move.words * width])
@@ -173,14 +223,27 @@ def read_outputs(
         else:
             whole = mine[: mine.size // 2 * 2].view("<i2")
             values = layout.read_values(machine, layer, part, whole)
-        into = found.setdefault(target, np.zeros((layer.pixels, layer.c_out), types[target]))
+        size = (program.images // program.together, layer.pixels, layer.c_out)
+        into = found.setdefault(target, np.zeros(size, types[target]))
         band = slice(part.row * layer.w_out, (part.row + part.rows) * layer.w_out)
-        into[band, order[part.channel : part.channel + part.channels]] = values
-    return Outputs(
-        y=found.get(Target.STORE_Y),
-        yq=found.get(Target.STORE_YQ),
-        s=found.get(Target.STORE_SUM),
-        mask=found.get(Target.STORE_MASKS),
+        into[part.image][band, order[part.channel : part.channel + part.channels]] = values
+    of_image = {
+        target: values.reshape(program.images, -1, layer.c_out) for target, values in found.items()
+    }
+    kinds = {
+        "y": Target.STORE_Y,
+        "yq": Target.STORE_YQ,
+        "s": Target.STORE_SUM,
+        "mask": Target.STORE_MASKS,
+    }
+    return tuple(
+        Outputs(
+            **{
+                name: of_image[target][image] if target in of_image else None
+                for name, target in kinds.items()
+            }
+        )
+        for image in range(program.images)
     )
 
 

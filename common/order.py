@@ -30,16 +30,17 @@ class Order:
 
 def order(
     parts: Sequence[Part],
+    places: int,
     *,
     loads: Sequence[Sequence[Move]] = (),
     stores: Sequence[Sequence[Move]] = (),
 ) -> Order:
     """Load 0, load 1, then after compute i the load of part i + 2 and the store of part i.
 
-    What a part reads and writes has two places in turn, so the load of the next part and the store
-    of the last one run while a part computes; a part waits for its loads, and so for the stores
-    before them, which free its places. `loads` and `stores` have moves of each part that come on
-    top of its own.
+    So it is with two `places` of what a part reads and writes, used in turn: the load of the next
+    part and the store of the last one run while a part computes. With one place the load of part
+    i + 1 follows compute i. A part waits for its loads, and for the stores that free its places.
+    `loads` and `stores` have moves of each part that come on top of its own.
     """
     transfers: list[Queued] = []
     needed: list[int] = []
@@ -49,16 +50,16 @@ def order(
         transfers.extend(Queued(part, move, wait) for move in (*parts[part].place.loads, *more))
 
     count = len(parts)
-    for part in range(min(2, count)):
+    for part in range(min(places, count)):
         load(part, 0)
         needed.append(len(transfers))
     for part in range(count):
-        if part + 2 < count:
-            load(part + 2, part + 1)
+        if part + places < count:
+            load(part + places, part + 1)
         more = stores[part] if stores else ()
         transfers.extend(
             Queued(part, move, part + 1) for move in (*parts[part].place.stores, *more)
         )
-        if part + 2 < count:
+        if part + places < count:
             needed.append(len(transfers))
     return Order(tuple(transfers), tuple(needed))

@@ -1,8 +1,9 @@
 """Parts of a layer: what the on-chip store holds at once, and what crosses the chip's border.
 
-With resident accounting a layer is one part, and the memories are checked to hold it. With a
-capacity it is split into bands of rows and ranges of channels so that the estimated cycles are
-least.
+With resident accounting an image of a layer is one part, and the memories are checked to hold it.
+With a capacity it is split into bands of rows and ranges of channels so that the estimated cycles
+are least. The parts of a batch follow each other so that the weights of a range of channels may
+stay for all of its images.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
+from typing import NamedTuple
 
 from .allocation import Bound, Place, allocate, groups_of, overflow
 from .blocks import block_plan, p_room
@@ -19,14 +22,16 @@ from .errors import InputError
 from .geometry import is_tap, p_rows
 from .layer import Layer, ceil_div
 from .machine import TAP_NIBBLES, TAP_PIXELS, Machine
+from .rules import between_computes
 from .scheme import Scheme
 
-__all__ = ["Part", "split"]
+__all__ = ["Part", "Split", "split"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Output rows [row, row + rows) by channels [channel, channel + channels), in placement order.
+    """Output rows [row, row + rows) by channels [channel, channel + channels), in placement order,
+    of image `image` of the batch.
 
     `load_bytes` and `store_bytes` cross the chip's border for it, in `load_words` and `store_words`
     words of the stream. `projects`: the projection unit works for it; otherwise the part before has
@@ -43,6 +48,7 @@ class Part:
     place: Place
     projects: bool = True
     releases: bool = True
+    image: int = 0
 
     @property
     def load_words(self) -> int:
@@ -53,20 +59,36 @@ class Part:
         return sum(move.words for move in self.place.stores)
 
 
-def split(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
+class Split(NamedTuple):
+    """Parts in order, and the cycles that they take by estimate."""
+
+    cycles: int
+    parts: tuple[Part, ...]
+
+
+def split(layer: Layer, machine: Machine, scheme: Scheme, images: int = 1) -> Split:
+    """Cut a layer over a batch of `images` into parts.
+
+    Raises
+    ------
+    InputError
+        If a memory or the projection unit is too small for the layer.
+    """
     if not scheme.dense:
         _check_projection(layer, machine)
     if machine.resident:
-        bounds = [Bound(0, layer.h_out, 0, layer.c_out)]
+        bounds = [Bound(0, layer.h_out, 0, layer.c_out, image) for image in range(images)]
         places, need = allocate(layer, machine, scheme, bounds)
         if name := overflow(machine, need):
             other = ", or set dma.capacity_kib to stream the layer"
             raise _too_small(layer, machine, name, need[name], other)
-        return _parts(layer, machine, scheme, bounds, places)
-    return _stream(layer, machine, scheme)
+        one = block_plan(layer, machine, scheme, layer.pixels, layer.c_out)[0]
+        cycles = round(images * one) + (images - 1) * between_computes(machine)
+        return Split(cycles, _parts(layer, machine, scheme, bounds, places))
+    return _stream(layer, machine, scheme, images)
 
 
-def _stream(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
+def _stream(layer: Layer, machine: Machine, scheme: Scheme, images: int) -> Split:
     """The parts of least estimated cycles that the store holds."""
     capacity = machine.dma.capacity_kib * 1024
     step = machine.channels_side_by_side
@@ -80,7 +102,7 @@ def _stream(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
     for groups in _splits(groups_of(machine, layer.c_out)):
         for bands in _splits(layer.h_out):
             for rows_first in (True, False):
-                bounds = _bounds(layer, step, groups, bands, rows_first)
+                bounds = _bounds(layer, step, groups, bands, rows_first, images)
                 if best is not None and _least(bounds, plan) > best[0][0]:
                     continue
                 places, need = allocate(layer, machine, scheme, bounds)
@@ -92,7 +114,7 @@ def _stream(layer: Layer, machine: Machine, scheme: Scheme) -> tuple[Part, ...]:
                 if best is None or key < best[0]:
                     best = key, parts
     if best is not None:
-        return best[1]
+        return Split(best[0][0], best[1])
     if name and _bytes(layer, machine, need) <= capacity:
         raise _too_small(layer, machine, name, need[name], "")
     raise InputError(
@@ -131,15 +153,21 @@ def _splits(count: int) -> list[int]:
     return sorted({min(1 << i, count) for i in range(count.bit_length() + 1)})
 
 
-def _bounds(layer: Layer, step: int, groups: int, bands: int, rows_first: bool) -> list[Bound]:
-    """Rows and channels of each part; `rows_first` runs through the bands of a channel range."""
+def _bounds(
+    layer: Layer, step: int, groups: int, bands: int, rows_first: bool, images: int
+) -> list[Bound]:
+    """Rows, channels and image of each part; `rows_first` runs through the bands of all images
+    before the next range of channels, which keeps weights, otherwise each band stays for all
+    ranges."""
     rows = ceil_div(layer.h_out, bands)
     width = ceil_div(ceil_div(layer.c_out, step), groups) * step
     row_ranges = [(r, min(rows, layer.h_out - r)) for r in range(0, layer.h_out, rows)]
     channel_ranges = [(c, min(width, layer.c_out - c)) for c in range(0, layer.c_out, width)]
     if rows_first:
-        return [Bound(*r, *c) for c in channel_ranges for r in row_ranges]
-    return [Bound(*r, *c) for r in row_ranges for c in channel_ranges]
+        order = product(channel_ranges, range(images), row_ranges)
+        return [Bound(*rows, *channels, image) for channels, image, rows in order]
+    order = product(range(images), row_ranges, channel_ranges)
+    return [Bound(*rows, *channels, image) for image, rows, channels in order]
 
 
 def _parts(
@@ -152,7 +180,8 @@ def _parts(
     width = machine.dma.bytes_per_cycle
     parts = [
         Part(
-            *bound,
+            *bound[:4],
+            image=bound.image,
             load_bytes=width * sum(move.words for move in place.loads),
             store_bytes=width * sum(move.words for move in place.stores),
             place=place,
@@ -164,7 +193,7 @@ def _parts(
         for index in range(1, len(parts)):
             one, two = parts[index - 1], parts[index]
             fits = one.rows * layer.w_out <= p_room(layer, machine)
-            if fits and (one.row, one.rows) == (two.row, two.rows):
+            if fits and (one.image, one.row, one.rows) == (two.image, two.row, two.rows):
                 parts[index - 1] = replace(one, releases=False)
                 parts[index] = replace(two, projects=False)
     return tuple(parts)

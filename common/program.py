@@ -1,7 +1,8 @@
 """The one compiler of programs: a layer, a machine and a scheme become parts, tiles and steps.
 
-A *part* is what the on-chip store holds at once: a band of output rows by a range of channels. With
-resident accounting a layer is one part. A *tile* is a block of consecutive output pixels by the
+A *part* is what the on-chip store holds at once: a band of output rows of an image by a range of
+channels. With resident accounting an image of a layer is one part. Images of a batch may be stacked
+to one. A *tile* is a block of consecutive output pixels by the
 channels that are computed side by side (structured: a supergroup of 8 V channels; unstructured:
 all channels of the part). Each tile is computed approximately (A), then exactly where essential
 (E); the steps interleave as A1 A2 E1 A3 E2 ..., so that selection hides behind the next approximate
@@ -17,7 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .allocation import groups_of
+from .batch import stack, togethers
 from .blocks import Pieces, block_plan, pieces
 from .descriptor import memory_depth, memory_row_bits
 from .errors import InputError
@@ -48,7 +53,9 @@ class Tile:
 class Program:
     """A compiled layer. `steps` are ("A" or "E", tile index) in the order of execution.
 
-    `blocks` cuts the batches of each part, T pixels each, into blocks.
+    `blocks` cuts the batches of each part, T pixels each, into blocks. `images` are computed, each
+    `together` of them as one: `layer` is what the hardware computes, of one image or of those
+    together (:func:`sinai.common.batch.stack`), and the images of parts count these.
     """
 
     layer: Layer
@@ -57,6 +64,25 @@ class Program:
     parts: tuple[Part, ...]
     tiles: tuple[Tile, ...]
     blocks: tuple[Pieces, ...]
+    images: int = 1
+    together: int = 1
+
+    @cached_property
+    def tiles_of_part(self) -> tuple[range, ...]:
+        """Indices of the tiles of each part."""
+        counts = [0] * len(self.parts)
+        for tile in self.tiles:
+            counts[tile.part] += 1
+        ends = np.cumsum(counts).tolist()
+        return tuple(range(end - count, end) for end, count in zip(ends, counts, strict=True))
+
+    def mask_of_part(self, index: int, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+        """Of the masks of a batch, (images, P, C_out), those of the image of a part; None if there
+        are none. One image's may be (P, C_out)."""
+        if mask is None:
+            return None
+        shape = (-1, self.layer.pixels, self.layer.c_out)
+        return mask.reshape(shape)[self.parts[index].image]
 
     @property
     def beats(self) -> int:
@@ -99,14 +125,17 @@ class Program:
         return tuple(steps)
 
 
-def compile_layer(layer: Layer, machine: Machine, scheme: Scheme) -> Program:
-    """Compile one layer.
+def compile_layer(layer: Layer, machine: Machine, scheme: Scheme, batch: int = 1) -> Program:
+    """Compile one layer over a batch of images.
 
     Raises
     ------
     InputError
-        If the scheme does not run on the machine, or a memory is too small for the layer.
+        If the batch is not positive, the scheme does not run on the machine, or a memory is too
+        small for the layer.
     """
+    if batch < 1:
+        raise InputError(f"batch must be at least 1, not {batch}")
     if scheme.structured and machine.unstructured:
         raise InputError(
             f"scheme {scheme} needs a structured machine; {machine.name} selects by a threshold and"
@@ -116,7 +145,8 @@ def compile_layer(layer: Layer, machine: Machine, scheme: Scheme) -> Program:
         raise InputError(
             f"scheme {scheme}: the hardware ranks groups of {GROUP}, not {scheme.group}"
         )
-    parts = split(layer, machine, scheme)
+    together, parts = _split(layer, machine, scheme, batch)
+    layer = stack(layer, together)
     blocks = tuple(
         pieces(
             ceil_div(part.rows * layer.w_out, machine.columns),
@@ -131,7 +161,23 @@ def compile_layer(layer: Layer, machine: Machine, scheme: Scheme) -> Program:
     tiles: list[Tile] = []
     for index in range(len(parts)):
         tiles += _tiles(layer, machine, index, parts[index], blocks[index])
-    return Program(layer, machine, scheme, parts, tuple(tiles), blocks)
+    return Program(layer, machine, scheme, parts, tuple(tiles), blocks, batch, together)
+
+
+def _split(
+    layer: Layer, machine: Machine, scheme: Scheme, batch: int
+) -> tuple[int, tuple[Part, ...]]:
+    """How many images are computed as one, and the parts of least estimated cycles; of equals the
+    fewest, whose inputs need not be copied as often."""
+    found = {}
+    for together in togethers(layer, machine, scheme, batch):
+        try:
+            found[together] = split(stack(layer, together), machine, scheme, batch // together)
+        except InputError:
+            if together == 1:
+                raise
+    best = min(found, key=lambda together: (found[together].cycles, together))
+    return best, found[best].parts
 
 
 def mask_rows(machine: Machine, channels: int, batches: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from .contract import CONTRACT, Contract
 from .descriptor import (
@@ -29,6 +30,7 @@ __all__ = [
     "Multiply",
     "Need",
     "Rule",
+    "between_computes",
     "broken",
     "compute_rules",
     "fetch_cycles",
@@ -233,6 +235,12 @@ def fetch_cycles(machine: Machine, kind: str, contract: Contract = CONTRACT) -> 
     in which that is offered to its engine."""
     fields = compute_fields(machine) if kind == "compute" else transfer_fields(machine)
     return max(len(fields) + 2, *schedule(machine, kind)) + contract.fetch
+
+
+@cache
+def between_computes(machine: Machine, contract: Contract = CONTRACT) -> int:
+    """Cycles from the last of a compute to the first of the next one that waits for no transfer."""
+    return contract.finish + fetch_cycles(machine, "compute", contract) + contract.start
 
 
 def _log2(power: int) -> int:

@@ -15,22 +15,24 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.allocation import loaded_words
+from ..common.allocation import loaded_words, places
 from ..common.contract import STALL_CAUSES, Contract
 from ..common.descriptor import Target
 from ..common.order import Order, order
 from ..common.program import Program
+from ..common.rules import between_computes
 from .layer_run import LayerRun
 from .structured import StructuredUnit
 from .transfers import move_cycles, run_queues
 from .unstructured import UnstructuredUnit
+from .vector_unit import VectorUnit
 
 __all__ = ["LayerRun", "simulate_layer", "steps_of"]
 
 
 def steps_of(program: Program, part: int) -> list[tuple[str, int]]:
     """Steps of a part in the order of execution: A0 A1 E0 A2 E1 ..., as ("A" or "E", tile)."""
-    tiles = [index for index, tile in enumerate(program.tiles) if tile.part == part]
+    tiles = program.tiles_of_part[part]
     if program.scheme.dense:
         return [("E", tile) for tile in tiles]
     if not program.computes_exactly:
@@ -47,22 +49,35 @@ def simulate_layer(
     contract: Contract,
     queue: Order | None = None,
 ) -> LayerRun:
-    """Run a compiled layer on one image.
+    """Run a compiled layer on its images.
 
-    `mask` is (P, C_out) in placement order, True where essential; None where the program alone
-    decides the work (dense, structured). `queue` has the transfers, those of the parts by default.
+    `mask` is (images, P, C_out) in placement order, True where essential, or (P, C_out) of one
+    image; None where the program alone decides the work (dense, structured). `queue` has the
+    transfers, those of the parts by default.
     """
     machine, parts = program.machine, program.parts
-    kind = UnstructuredUnit if machine.unstructured else StructuredUnit
-    units = []
-    for index in range(len(parts)):
-        unit = kind(program, index, mask, contract)
-        unit.run(steps_of(program, index))
+    units, steps = [], []
+    known: dict[tuple[object, ...], tuple[VectorUnit, int]] = {}
+    for index, part in enumerate(parts):
+        first = program.tiles_of_part[index].start
+        # Without masks, parts of equal rows and width take the same cycles.
+        key = (part.row, part.rows, part.channels, part.projects, part.releases)
+        unit, origin = known.get(key, (None, 0))
+        if unit is None:
+            unit, origin = _run_part(program, index, mask, contract), first
+            if mask is None:
+                known[key] = unit, origin
         units.append(unit)
+        steps += [step._replace(tile=step.tile + first - origin) for step in unit.steps]
     stalls = {cause: sum(unit.clock.stalls[cause] for unit in units) for cause in STALL_CAUSES}
     cycles = sum(unit.clock.now for unit in units)
-    queue = queue or order(parts)
-    if not machine.resident:
+    queue = queue or order(parts, places(machine))
+    if machine.resident:
+        # Transfers take no time; the descriptors of later computes do.
+        between = (len(parts) - 1) * between_computes(machine, contract)
+        stalls["dma"] += between
+        cycles += between
+    else:
         ended = run_queues(machine, queue, [unit.clock.now for unit in units], contract).ended
         # Whatever the computes do not take is spent on transfers.
         stalls["dma"] += ended - cycles
@@ -94,5 +109,15 @@ def simulate_layer(
         cycles_load=move_cycles(machine, loads, contract),
         cycles_store=move_cycles(machine, stores, contract),
         counts=dict(counts),
-        steps=tuple(step for unit in units for step in unit.steps),
+        steps=tuple(steps),
+        computes=tuple(unit.clock.now for unit in units),
     )
+
+
+def _run_part(
+    program: Program, index: int, mask: NDArray[np.bool_] | None, contract: Contract
+) -> VectorUnit:
+    kind = UnstructuredUnit if program.machine.unstructured else StructuredUnit
+    unit = kind(program, index, program.mask_of_part(index, mask), contract)
+    unit.run(steps_of(program, index))
+    return unit

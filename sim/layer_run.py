@@ -39,14 +39,15 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerRun:
-    """Result of one layer and image: cycles, their causes, slots, MACs and event counts.
+    """Result of one layer and batch: cycles, their causes, slots, MACs and event counts.
 
     cycles = busy + all stalls; V * T * busy = the sum of slots; busy_approximate is part of busy,
     shallow_approximate of the stalls by cause shallow. With resident accounting the cycles
-    are those of the compute, from its launch to its last write; otherwise they begin when its
-    descriptors are announced and end with the last store. `projected` counts the vectors multiplied
-    by P: im2col rows (`patch`) or input pixels (`tap`). `steps` has every step of every part, in
-    order; `spans` what a timeline shows, where one was asked for.
+    are those of the computes, from the launch of the first to the last write of the last, as if
+    transfers took no time; otherwise they begin when the descriptors are announced and end with the
+    last store. `computes` has the cycles of each, from its launch to its last write. `projected`
+    counts the vectors multiplied by P: im2col rows (`patch`) or input pixels (`tap`). `steps` has
+    every step of every part, in order; `spans` what a timeline shows, where one was asked for.
     """
 
     cycles: int
@@ -61,4 +62,5 @@ class LayerRun:
     cycles_store: int
     counts: dict[str, int]
     steps: tuple[Step, ...]
+    computes: tuple[int, ...]
     spans: tuple[Span, ...] = ()

@@ -24,7 +24,7 @@ from .engine import simulate_layer
 from .layer_run import LayerRun, Span
 from .stepped import step_layer
 
-__all__ = ["ENGINES", "Result", "bound", "placements", "simulate"]
+__all__ = ["ENGINES", "Result", "batches_of", "bound", "placements", "simulate"]
 
 #: Names of the engines.
 ENGINES = ("fast", "stepped")
@@ -49,12 +49,22 @@ class Result:
         event a beat. Both give the same counts, to the cycle.
     ideal : bool
         True for the bound without stalls or imbalance, which no machine reaches.
+    batch : int
+        Images computed together; every figure is of a batch.
     layers : DataFrame
+<<<<<<< HEAD
         One row an image and layer: image, layer, kind, cycles, busy_cycles, stall_* (with
         busy_cycles they sum to cycles), busy_approximate (part of busy_cycles), shallow_approximate
         (part of stall_shallow), slots_* (they sum to V * T * busy_cycles), essential, neurons,
         macs16 and macs4 (geometric, one multiply-add each), cycles_load and cycles_store (outside
         cycles with resident accounting).
+=======
+        One row a batch and layer: image (the first of the batch), layer, kind, cycles, busy_cycles,
+        stall_* (with busy_cycles they sum to cycles), busy_approximate (part of busy_cycles),
+        slots_* (they sum to V * T * busy_cycles), essential, neurons, macs16 and macs4 (geometric,
+        one multiply-add each), cycles_load and cycles_store (outside cycles with resident
+        accounting).
+>>>>>>> c337fd6 (Batches of images: weights stay for all images of a batch, images stacked where that fills blocks; both engines)
     counts : DataFrame
         Same rows; one column for each of :data:`sinai.sim.counts.EVENTS`.
     spans : tuple
@@ -70,10 +80,11 @@ class Result:
     layers: pd.DataFrame
     counts: pd.DataFrame
     spans: tuple[tuple[Span, ...], ...] = ()
+    batch: int = 1
 
     @property
     def cycles(self) -> float:
-        """Cycles of an image, mean over the images."""
+        """Cycles of a batch, by default of one image; mean over the batches."""
         return float(self.layers.groupby("image")["cycles"].sum().mean())
 
     @property
@@ -87,6 +98,7 @@ def simulate(
     machine: Machine,
     *,
     images: Sequence[int] | None = None,
+    batch: int = 1,
     dense: bool = False,
     ideal: bool = False,
     placement: bool = True,
@@ -102,6 +114,9 @@ def simulate(
         Masks and geometry; its scheme must run on the machine.
     images : sequence of int, optional
         Positions of the images in the trace; all by default.
+    batch : int
+        Images that pass a layer together, before the next layer: consecutive ones of `images`, in
+        the order of the trace. What is left over after the last whole batch is not simulated.
     dense : bool
         Ignore the masks and compute every neuron exactly, without approximate pass.
     ideal : bool
@@ -120,8 +135,8 @@ def simulate(
     Raises
     ------
     InputError
-        If the scheme does not run on the machine, a memory is too small, an image is not there, or
-        the engine does not give what is asked for.
+        If the scheme does not run on the machine, a memory is too small, an image is not there,
+        there are fewer than a batch, or the engine does not give what is asked for.
     """
     if engine not in ENGINES:
         raise InputError(f"engine must be {' or '.join(ENGINES)}, not {engine!r}")
@@ -134,25 +149,27 @@ def simulate(
             f"{machine.name}: the ideal bound is defined for unstructured machines only"
         )
     scheme = Scheme.parse("dense") if dense else trace.scheme
-    chosen = range(trace.images) if images is None else images
-    for image in chosen:
-        if not 0 <= image < trace.images:
-            raise InputError(f"image must be between 0 and {trace.images - 1}, not {image}")
+    chosen = batches_of(trace, batch, images)
     regular = scheme.dense or scheme.structured
     orders = placements(trace, machine) if placement and not regular else {}
     rows: list[tuple[int, int, LayerRun]] = []
     for index, layer in enumerate(trace.layers):
-        program = compile_layer(layer, machine, scheme)
         if regular:
-            run = _maskless_run(_anonymous(layer), machine, scheme, contract, engine, timeline)
-            rows += [(image, index, run) for image in chosen]
+            try:
+                of_batch = (_anonymous(layer), machine, scheme, batch)
+                run = _maskless_run(*of_batch, contract, engine, timeline)
+            except InputError:
+                compile_layer(layer, machine, scheme, batch)  # the same, naming the layer
+                raise
+            rows += [(number, index, run) for number in range(len(chosen))]
             continue
+        program = compile_layer(layer, machine, scheme, batch)
         masks = trace.mask(index)
-        for image in chosen:
-            mask = masks[image].reshape(layer.c_out, layer.pixels).T
+        for number, picked in enumerate(chosen):
+            mask = masks[picked].reshape(batch, layer.c_out, layer.pixels).transpose(0, 2, 1)
             if index in orders:
-                mask = mask[:, orders[index]]
-            rows.append((image, index, _run(program, mask, contract, engine, timeline)))
+                mask = mask[..., orders[index]]
+            rows.append((number, index, _run(program, mask, contract, engine, timeline)))
     rows.sort(key=lambda row: row[:2])
     result = Result(
         trace,
@@ -160,11 +177,34 @@ def simulate(
         scheme,
         engine,
         False,
-        pd.DataFrame([_layer_row(i, trace.layers[n], machine, scheme, run) for i, n, run in rows]),
+        pd.DataFrame(
+            [_layer_row(chosen[i][0], trace.layers[n], batch, scheme, run) for i, n, run in rows]
+        ),
         pd.DataFrame([_count_row(trace.layers[n], run) for _, n, run in rows]),
         tuple(run.spans for _, _, run in rows) if timeline else (),
+        batch,
     )
     return bound(result) if ideal else result
+
+
+def batches_of(trace: Trace, batch: int, images: Sequence[int] | None = None) -> list[list[int]]:
+    """Positions of the images of each whole batch, in order; `images` as for :func:`simulate`.
+
+    Raises
+    ------
+    InputError
+        If an image is not there, or there are fewer than a batch.
+    """
+    chosen = sorted(range(trace.images) if images is None else images)
+    for image in chosen:
+        if not 0 <= image < trace.images:
+            raise InputError(f"image must be between 0 and {trace.images - 1}, not {image}")
+    if not 1 <= batch <= len(chosen):
+        raise InputError(
+            f"trace {trace.name}: batch must be between 1 and the {len(chosen)} image(s) to be"
+            f" simulated, not {batch}; give a smaller batch or a trace of more images"
+        )
+    return [chosen[first : first + batch] for first in range(0, len(chosen) - batch + 1, batch)]
 
 
 def bound(result: Result) -> Result:
@@ -185,7 +225,7 @@ def bound(result: Result) -> Result:
     for row, layer in zip(result.layers.to_dict("records"), cycle(layers), strict=False):
         exact = row["essential"] * layer.beats(machine.pses)
         beats = 0 if result.scheme.dense else layer.approximate_beats(machine.pses)
-        rough = layer.neurons * beats
+        rough = row["neurons"] * beats
         approximate = ceil_div(rough, machine.lanes)
         busy = approximate + ceil_div(exact, machine.lanes)
         slots = {f"slots_{kind}": 0 for kind in _SLOTS}
@@ -214,12 +254,13 @@ def _maskless_run(
     layer: Layer,
     machine: Machine,
     scheme: Scheme,
+    batch: int,
     contract: Contract,
     engine: str,
     timeline: bool,
 ) -> LayerRun:
     """Layers of one geometry take the same cycles where no mask decides the work."""
-    return _run(compile_layer(layer, machine, scheme), None, contract, engine, timeline)
+    return _run(compile_layer(layer, machine, scheme, batch), None, contract, engine, timeline)
 
 
 def _anonymous(layer: Layer) -> Layer:
@@ -250,7 +291,7 @@ def placements(trace: Trace, machine: Machine) -> dict[int, NDArray[np.intp]]:
     }
 
 
-def _layer_row(image: int, layer: Layer, machine: Machine, scheme: Scheme, run: LayerRun) -> dict:
+def _layer_row(image: int, layer: Layer, batch: int, scheme: Scheme, run: LayerRun) -> dict:
     return {
         "image": image,
         "layer": layer.name,
@@ -262,9 +303,9 @@ def _layer_row(image: int, layer: Layer, machine: Machine, scheme: Scheme, run: 
         "shallow_approximate": run.shallow_approximate,
         **{f"slots_{kind}": run.slots.get(kind, 0) for kind in _SLOTS},
         "essential": run.essential,
-        "neurons": layer.neurons,
+        "neurons": batch * layer.neurons,
         "macs16": run.essential * layer.d,
-        "macs4": 0 if scheme.dense else layer.neurons * layer.k,
+        "macs4": 0 if scheme.dense else batch * layer.neurons * layer.k,
         "cycles_load": run.cycles_load,
         "cycles_store": run.cycles_store,
     }

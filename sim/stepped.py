@@ -31,7 +31,7 @@ def step_layer(
     *,
     record: bool = False,
 ) -> LayerRun:
-    """Run a compiled layer on one image, event by event.
+    """Run a compiled layer on its images, event by event.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ def step_layer(
     kind = SteppedUnstructured if machine.unstructured else SteppedStructured
     between = Ledger(env, record)
     units = [
-        kind(env, program, index, mask, contract, record) for index in range(len(program.parts))
+        kind(env, program, index, program.mask_of_part(index, mask), contract, record)
+        for index in range(len(program.parts))
     ]
     queues = Queues(env, machine, units, contract, between)
     env.run(env.process(queues.run()))
@@ -68,5 +69,6 @@ def step_layer(
         cycles_store=queues.cycles["store"],
         counts=dict(counts),
         steps=tuple(step for ledger in ledgers for step in ledger.steps),
+        computes=tuple(queues.computes),
         spans=tuple(spans),
     )

@@ -39,10 +39,9 @@ class SteppedPart(ABC):
         self.machine, self.layer, self.scheme = program.machine, program.layer, program.scheme
         self.index, self.part = index, program.parts[index]
         self.ledger = Ledger(env, record)
-        self.first_tile = next(
-            number for number, tile in enumerate(program.tiles) if tile.part == index
-        )
-        self.tiles = [tile for tile in program.tiles if tile.part == index]
+        numbers = program.tiles_of_part[index]
+        self.first_tile = numbers.start
+        self.tiles = [program.tiles[number] for number in numbers]
         self.pixel = self.part.row * self.layer.w_out
         self.loaded, self.left, self.over = Mark(env), Mark(env), Mark(env)
         self.selected = Mark(env)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import simpy
 
-from ..common.allocation import Move, loaded_words
+from ..common.allocation import Move, loaded_words, places
 from ..common.contract import Contract
 from ..common.descriptor import Target, transfer_row_bits
 from ..common.layer import ceil_div
@@ -34,8 +34,8 @@ class _Transfer(NamedTuple):
 class Queues:
     """Runs the parts of a layer and their transfers; `ledger` has what lies between the parts.
 
-    `ended` is the cycle in which the layer is done, `cycles` what its transfers take, "load" and
-    "store".
+    `ended` is the cycle in which the layer is done, `computes` what each part takes, `cycles` what
+    the transfers take, "load" and "store".
     """
 
     def __init__(
@@ -49,30 +49,35 @@ class Queues:
         self.env, self.machine, self.contract, self.ledger = env, machine, contract, ledger
         self.parts = parts
         self.ended = 0
+        self.computes: list[int] = []
         self.cycles = {"load": 0, "store": 0}
         self.moved, self.computed = Mark(env), Mark(env)
         self.transfers: list[_Transfer] = []
         self.needed: list[int] = []
+        turns = places(machine)
         for index, unit in enumerate(parts):
-            # What a part reads and writes has two places in turn: load i + 2 and store i follow
-            # compute i.
-            wait = max(0, index - 1)
-            self._put(index, unit.part.place.loads, wait)
-            if index >= 2:
-                self._put(index - 2, parts[index - 2].part.place.stores, wait)
+            # What a part reads and writes has one or two places in turn: with two, load i + 2 and
+            # store i follow compute i.
+            done = index - turns
+            self._put(index, unit.part.place.loads, max(0, done + 1))
+            if done >= 0:
+                self._put(done, parts[done].part.place.stores, done + 1)
             self.needed.append(len(self.transfers))
-        for index in range(max(0, len(parts) - 2), len(parts)):
+        for index in range(max(0, len(parts) - turns), len(parts)):
             self._put(index, parts[index].part.place.stores, index + 1)
 
     def _put(self, part: int, moves: Sequence[Move], wait: int) -> None:
         self.transfers += [_Transfer(part, move, wait) for move in moves]
 
     def run(self) -> Process:
-        """With resident accounting from the launch of the one part to its end, and its transfers
-        after that, whose cycles lie outside; else from the announcement of the descriptors to the
-        last store."""
+        """With resident accounting from the launch of the first part to the end of the last, and
+        the transfers after that, whose cycles lie outside; else from the announcement of the
+        descriptors to the last store."""
         if self.machine.resident:
-            yield from self.parts[0].run()
+            for index in range(len(self.parts)):
+                if index:
+                    yield from self._next()
+                yield from self._run(index)
             self.ended = self.env.now
             for part, move, _ in self.transfers:
                 yield from self._move(part, move)
@@ -86,16 +91,31 @@ class Queues:
     def _compute(self) -> Process:
         env, ledger = self.env, self.ledger
         fetch = fetch_cycles(self.machine, "compute", self.contract)
-        for index, (needed, part) in enumerate(zip(self.needed, self.parts, strict=True)):
+        for index, needed in enumerate(self.needed):
             yield from ledger.wait(env.timeout(fetch), "dma")
             if self.moved.count < needed:
                 yield from ledger.wait(self.moved.reach(needed), "dma")
             yield from ledger.wait(env.timeout(self.contract.start), "dma")
-            since = env.now
-            yield from part.run()
-            ledger.span("parts", f"part {index}", since)
+            yield from self._run(index)
             yield from ledger.wait(env.timeout(self.contract.finish), "dma")
             self.computed.advance(index + 1)
+
+    def _next(self) -> Process:
+        """From the end of a compute to the launch of the next, where no transfer holds it up."""
+        contract = self.contract
+        for cycles in (
+            contract.finish,
+            fetch_cycles(self.machine, "compute", contract),
+            contract.start,
+        ):
+            yield from self.ledger.wait(self.env.timeout(cycles), "dma")
+
+    def _run(self, index: int) -> Process:
+        since = self.env.now
+        yield from self.parts[index].run()
+        self.computes.append(self.env.now - since)
+        if len(self.parts) > 1 or not self.machine.resident:
+            self.ledger.span("parts", f"part {index}", since)
 
     def _transfer(self) -> Process:
         fetch = fetch_cycles(self.machine, "transfer", self.contract)

@@ -80,7 +80,8 @@ class UnstructuredUnit(VectorUnit):
         if self.mask is None:
             return dispatch_all(tile.pixels, tile.channels, *limits)
         if not self._dispatched:
-            tiles = [other for other in self.program.tiles if other.part == self.index]
+            numbers = self.program.tiles_of_part[self.index]
+            tiles = [self.program.tiles[number] for number in numbers]
             counts = [ceil_div(other.pixels, window) for other in tiles]
             first = np.concatenate([[0], np.cumsum(counts)])
             mask = np.zeros((int(first[-1]) * window, tile.channels), dtype=bool)

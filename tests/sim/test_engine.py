@@ -253,7 +253,7 @@ def test_queues_by_hand(layer_of):
     machine = override(S, ["dma.capacity_kib=16"])
     program = compile_layer(layer_of(c_out=64, c_in=16, k=72), machine, DENSE)
     parts = program.parts[:3]
-    schedule = run_queues(machine, order(parts), [1000, 2000, 10], CONTRACT)
+    schedule = run_queues(machine, order(parts, 2), [1000, 2000, 10], CONTRACT)
     fetch, own = fetch_cycles(machine, "transfer"), fetch_cycles(machine, "compute")
     start, finish = CONTRACT.start, CONTRACT.finish
 
