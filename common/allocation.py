@@ -24,10 +24,10 @@ from .machine import Machine
 from .scheme import GROUP, Scheme
 
 __all__ = [
+    "Allocation",
     "Bound",
     "Move",
     "Place",
-    "allocate",
     "groups_of",
     "loaded_words",
     "move",
@@ -119,99 +119,110 @@ def loaded_words(machine: Machine, moves: Iterable[Move]) -> dict[str, int]:
     return counts
 
 
-def allocate(
-    layer: Layer, machine: Machine, scheme: Scheme, bounds: Sequence[Bound]
-) -> tuple[tuple[Place, ...], dict[str, int]]:
-    """Return the place of each part and the rows that each memory needs.
+class Allocation:
+    """Where each part lies. `need` has the rows that each memory needs.
 
     What a part shares with the part before is not loaded again. Not in the need, since they depend
     on how a part is cut into tiles: p and masks.
     """
-    exact, sums = layer.residual, bool(layer.joined)
-    rough = not scheme.dense
-    words = cache(lambda target, rows: _stream_words(machine, target, rows))
 
-    def put(target: Target, base: int, inner: int, outer: int = 1, stride: int = 0) -> Move:
-        return Move(target, base, inner, outer, stride, words(target, inner * outer))
+    def __init__(self, layer: Layer, machine: Machine, scheme: Scheme, bounds: Sequence[Bound]):
+        self.layer, self.machine, self.rough = layer, machine, not scheme.dense
+        most, rough = places(machine), self.rough
 
-    @cache
-    def of_channels(channels: int) -> tuple[int, int, int]:
-        return _weight_rows(layer, machine, rough, channels)
+        @cache
+        def of_channels(channels: int) -> tuple[int, int, int]:
+            return _weight_rows(layer, machine, rough, channels)
 
-    @cache
-    def of_rows(row: int, rows: int) -> tuple[int, int]:
-        x, xq = x_feed(layer, machine, row, rows), xq_feed(layer, machine, row, rows)
-        return x.words * ceil_div(x.pixels, machine.columns), rough * xq.words * xq.pixels
+        @cache
+        def of_rows(row: int, rows: int) -> tuple[int, int]:
+            x, xq = x_feed(layer, machine, row, rows), xq_feed(layer, machine, row, rows)
+            return x.words * ceil_div(x.pixels, machine.columns), rough * xq.words * xq.pixels
 
-    @cache
-    def of_both(rows: int, channels: int) -> tuple[int, int, int, int]:
-        """Rows that outputs span in y, and inner, outer and stride of their transfer."""
-        groups, pixels = groups_of(machine, channels), rows * layer.w_out
-        if machine.unstructured:
-            gap = 1 << row_bits(machine, channels)
-            return (pixels - 1) * gap + groups, groups, pixels, gap
-        lines = groups * ceil_div(pixels, machine.columns) * GROUP
-        return lines, lines, 1, 0
+        @cache
+        def of_both(rows: int, channels: int) -> tuple[int, int, int, int]:
+            """Rows that outputs span in y, and inner, outer and stride of their transfer."""
+            groups, pixels = groups_of(machine, channels), rows * layer.w_out
+            if machine.unstructured:
+                gap = 1 << row_bits(machine, channels)
+                return (pixels - 1) * gap + groups, groups, pixels, gap
+            lines = groups * ceil_div(pixels, machine.columns) * GROUP
+            return lines, lines, 1, 0
 
-    most = places(machine)
-    ranges = _Turns([(bound.channel, bound.channels) for bound in bounds], most)
-    bands = _Turns([(bound.image, bound.row, bound.rows) for bound in bounds], most)
-    copies = min(most, len(bounds))
-    weights = [of_channels(bound.channels) for bound in bounds]
-    inputs = [of_rows(bound.row, bound.rows) for bound in bounds]
-    outputs = [of_both(bound.rows, bound.channels) for bound in bounds]
-    weight_slot = max(first + second for first, second, _ in weights)
-    parameter_slot = max(third for *_, third in weights)
-    x_slot, xq_slot = (max(each[n] for each in inputs) for n in (0, 1))
-    y_slot = max(each[0] for each in outputs)
-    matrix = 0
-    if rough:
-        matrix = row_tiles(layer, machine) * element_tiles(layer, machine) * machine.rpu.load_cycles
-    need = {
-        "weights": ranges.copies * weight_slot,
-        "x": bands.copies * x_slot,
-        "y": copies * y_slot,
-        "residual": copies * y_slot * (exact or sums),
-        "xq": bands.copies * xq_slot,
-        "projection": matrix,
-        "parameters": ranges.copies * parameter_slot,
-    }
-    made = []
-    for index in range(len(bounds)):
-        slot, turn, band = index % copies, ranges.turn[index], bands.turn[index]
-        whole, coarse, per_channel = weights[index]
-        x, xq = inputs[index]
-        shape = outputs[index][1:]
-        place = Place(
-            weights=turn * weight_slot,
-            rough=turn * weight_slot + whole if rough else 0,
-            parameters=turn * parameter_slot,
-            x=band * x_slot,
-            xq=band * xq_slot,
-            projection=0,
-            residual=slot * y_slot if exact else 0,
-            sums=slot * y_slot if sums else 0,
-            y=slot * y_slot,
-            loads=(),
-            stores=(),
-        )
-        loads = []
-        if rough and index == 0:
-            loads.append(put(Target.PROJECTION, 0, matrix))
-        if rough and bands.fresh[index]:
-            loads.append(put(Target.XQ, place.xq, xq))
-        if ranges.fresh[index]:
-            loads.append(put(Target.WEIGHTS, place.weights, whole + coarse))
-            loads.append(put(Target.PARAMETERS, place.parameters, per_channel))
-        if bands.fresh[index]:
-            loads.append(put(Target.X, place.x, x))
-        if exact:
-            loads.append(put(Target.RESIDUAL, place.residual, *shape))
-        stores = [put(Target.STORE_Y, place.y, *shape)]
+        self.ranges = _Turns([(bound.channel, bound.channels) for bound in bounds], most)
+        self.bands = _Turns([(bound.image, bound.row, bound.rows) for bound in bounds], most)
+        self.copies = min(most, len(bounds))
+        self.weights = [of_channels(bound.channels) for bound in bounds]
+        self.inputs = [of_rows(bound.row, bound.rows) for bound in bounds]
+        self.outputs = [of_both(bound.rows, bound.channels) for bound in bounds]
+        self.weight_slot = max(first + second for first, second, _ in self.weights)
+        self.parameter_slot = max(third for *_, third in self.weights)
+        self.x_slot, self.xq_slot = (max(each[n] for each in self.inputs) for n in (0, 1))
+        self.y_slot = max(each[0] for each in self.outputs)
+        self.matrix = 0
         if rough:
-            stores.append(put(Target.STORE_YQ, place.y, *shape))
-        made.append(place._replace(loads=tuple(loads), stores=tuple(stores)))
-    return tuple(made), need
+            tiles = row_tiles(layer, machine) * element_tiles(layer, machine)
+            self.matrix = tiles * machine.rpu.load_cycles
+        keeps = layer.residual or bool(layer.joined)
+        self.need = {
+            "weights": self.ranges.copies * self.weight_slot,
+            "x": self.bands.copies * self.x_slot,
+            "y": self.copies * self.y_slot,
+            "residual": self.copies * self.y_slot * keeps,
+            "xq": self.bands.copies * self.xq_slot,
+            "projection": self.matrix,
+            "parameters": self.ranges.copies * self.parameter_slot,
+        }
+
+    def places(self) -> tuple[Place, ...]:
+        """The place of each part, with its transfers."""
+        machine, rough, ranges, bands = self.machine, self.rough, self.ranges, self.bands
+        exact, sums = self.layer.residual, bool(self.layer.joined)
+
+        @cache
+        def put(target: Target, base: int, inner: int, outer: int = 1, stride: int = 0) -> Move:
+            return move(machine, target, base, inner, outer, stride)
+
+        made = []
+        for index in range(len(self.weights)):
+            slot, turn, band = index % self.copies, ranges.turn[index], bands.turn[index]
+            whole, coarse, per_channel = self.weights[index]
+            x, xq = self.inputs[index]
+            shape = self.outputs[index][1:]
+            weights, parameters = turn * self.weight_slot, turn * self.parameter_slot
+            y, residual = slot * self.y_slot, slot * self.y_slot if exact else 0
+            x_base, xq_base = band * self.x_slot, band * self.xq_slot
+            loads = []
+            if rough and index == 0:
+                loads.append(put(Target.PROJECTION, 0, self.matrix))
+            if rough and bands.fresh[index]:
+                loads.append(put(Target.XQ, xq_base, xq))
+            if ranges.fresh[index]:
+                loads.append(put(Target.WEIGHTS, weights, whole + coarse))
+                loads.append(put(Target.PARAMETERS, parameters, per_channel))
+            if bands.fresh[index]:
+                loads.append(put(Target.X, x_base, x))
+            if exact:
+                loads.append(put(Target.RESIDUAL, residual, *shape))
+            stores = [put(Target.STORE_Y, y, *shape)]
+            if rough:
+                stores.append(put(Target.STORE_YQ, y, *shape))
+            made.append(
+                Place(
+                    weights=weights,
+                    rough=weights + whole if rough else 0,
+                    parameters=parameters,
+                    x=x_base,
+                    xq=xq_base,
+                    projection=0,
+                    residual=residual,
+                    sums=y if sums else 0,
+                    y=y,
+                    loads=tuple(loads),
+                    stores=tuple(stores),
+                )
+            )
+        return tuple(made)
 
 
 def overflow(machine: Machine, need: dict[str, int]) -> str | None:

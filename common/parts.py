@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from typing import NamedTuple
 
-from .allocation import Bound, Place, allocate, groups_of, overflow
+from .allocation import Allocation, Bound, Move, Place, groups_of, overflow
 from .blocks import block_plan, p_room
-from .descriptor import Target, memory_row_bits, transfer_cycles
+from .descriptor import memory_row_bits, transfer_cycles
 from .errors import InputError
 from .geometry import is_tap, p_rows
 from .layer import Layer, ceil_div
 from .machine import TAP_NIBBLES, TAP_PIXELS, Machine
-from .rules import between_computes
 from .scheme import Scheme
 
 __all__ = ["Part", "Split", "split"]
@@ -78,13 +77,13 @@ def split(layer: Layer, machine: Machine, scheme: Scheme, images: int = 1) -> Sp
         _check_projection(layer, machine)
     if machine.resident:
         bounds = [Bound(0, layer.h_out, 0, layer.c_out, image) for image in range(images)]
-        places, need = allocate(layer, machine, scheme, bounds)
-        if name := overflow(machine, need):
+        found = Allocation(layer, machine, scheme, bounds)
+        if name := overflow(machine, found.need):
             other = ", or set dma.capacity_kib to stream the layer"
-            raise _too_small(layer, machine, name, need[name], other)
+            raise _too_small(layer, machine, name, found.need[name], other)
         one = block_plan(layer, machine, scheme, layer.pixels, layer.c_out)[0]
-        cycles = round(images * one) + (images - 1) * between_computes(machine)
-        return Split(cycles, _parts(layer, machine, scheme, bounds, places))
+        parts = _parts(machine, bounds, [True] * images, found.places())
+        return Split(round(images * one), parts)
     return _stream(layer, machine, scheme, images)
 
 
@@ -101,18 +100,20 @@ def _stream(layer: Layer, machine: Machine, scheme: Scheme, images: int) -> Spli
     # The last candidate has the smallest parts.
     for groups in _splits(groups_of(machine, layer.c_out)):
         for bands in _splits(layer.h_out):
-            for rows_first in (True, False):
+            # Where there is one range or one band, both orders are one.
+            for rows_first in (True, False) if groups > 1 and bands * images > 1 else (True,):
                 bounds = _bounds(layer, step, groups, bands, rows_first, images)
                 if best is not None and _least(bounds, plan) > best[0][0]:
                     continue
-                places, need = allocate(layer, machine, scheme, bounds)
+                found = Allocation(layer, machine, scheme, bounds)
+                need = found.need
                 name = overflow(machine, need)
                 if name or _bytes(layer, machine, need) > capacity:
                     continue
-                parts = _parts(layer, machine, scheme, bounds, places)
-                key = (_estimate(machine, parts, plan), len(parts))
+                projects, places = _projects(layer, machine, scheme, bounds), found.places()
+                key = (_estimate(machine, bounds, projects, places, plan), len(bounds))
                 if best is None or key < best[0]:
-                    best = key, parts
+                    best = key, _parts(machine, bounds, projects, places)
     if best is not None:
         return Split(best[0][0], best[1])
     if name and _bytes(layer, machine, need) <= capacity:
@@ -130,21 +131,23 @@ def _least(bounds: list[Bound], plan: Callable[[int, int, bool], float]) -> int:
 
 
 def _estimate(
-    machine: Machine, parts: tuple[Part, ...], plan: Callable[[int, int, bool], float]
+    machine: Machine,
+    bounds: list[Bound],
+    projects: list[bool],
+    places: tuple[Place, ...],
+    plan: Callable[[int, int, bool], float],
 ) -> int:
     """Cycles of a layer whose parts load, compute and store in a pipeline."""
 
     @cache
-    def time(target: Target, rows: int) -> int:
-        return transfer_cycles(machine, target, rows)
+    def time(moves: tuple[Move, ...]) -> int:
+        return sum(transfer_cycles(machine, move.target, move.rows) for move in moves)
 
     stream = done = before = 0.0
-    for part in parts:
-        loaded = sum(time(move.target, move.rows) for move in part.place.loads)
-        stored = sum(time(move.target, move.rows) for move in part.place.stores)
-        stream = max(stream, before) + loaded
-        before, done = done, max(done, stream) + plan(part.rows, part.channels, part.projects)
-        stream += stored
+    for bound, own, place in zip(bounds, projects, places, strict=True):
+        stream = max(stream, before) + time(place.loads)
+        before, done = done, max(done, stream) + plan(bound.rows, bound.channels, own)
+        stream += time(place.stores)
     return round(max(done, stream))
 
 
@@ -170,33 +173,32 @@ def _bounds(
     return [Bound(*rows, *channels, image) for image, rows, channels in order]
 
 
+def _projects(layer: Layer, machine: Machine, scheme: Scheme, bounds: list[Bound]) -> list[bool]:
+    """Whether the projection unit works for each part: p of a band stays for its next range of
+    channels where the whole band fits."""
+    room = 0 if scheme.dense else p_room(layer, machine) // layer.w_out
+    bands = [(bound.image, bound.row, bound.rows) for bound in bounds]
+    return [True, *(one != two or two[2] > room for one, two in pairwise(bands))]
+
+
 def _parts(
-    layer: Layer,
-    machine: Machine,
-    scheme: Scheme,
-    bounds: list[Bound],
-    places: tuple[Place, ...],
+    machine: Machine, bounds: list[Bound], projects: list[bool], places: tuple[Place, ...]
 ) -> tuple[Part, ...]:
     width = machine.dma.bytes_per_cycle
-    parts = [
+    return tuple(
         Part(
             *bound[:4],
             image=bound.image,
             load_bytes=width * sum(move.words for move in place.loads),
             store_bytes=width * sum(move.words for move in place.stores),
             place=place,
+            projects=own,
+            releases=after,
         )
-        for bound, place in zip(bounds, places, strict=True)
-    ]
-    # p of a band stays for its next range of channels where the whole band fits.
-    if not scheme.dense:
-        for index in range(1, len(parts)):
-            one, two = parts[index - 1], parts[index]
-            fits = one.rows * layer.w_out <= p_room(layer, machine)
-            if fits and (one.image, one.row, one.rows) == (two.image, two.row, two.rows):
-                parts[index - 1] = replace(one, releases=False)
-                parts[index] = replace(two, projects=False)
-    return tuple(parts)
+        for bound, place, own, after in zip(
+            bounds, places, projects, [*projects[1:], True], strict=True
+        )
+    )
 
 
 def _bytes(layer: Layer, machine: Machine, need: dict[str, int]) -> int:
