@@ -32,6 +32,7 @@ def figure5(
     traces: Sequence[Path] | None = None,
     progress: bool = True,
     networks: Sequence[str] | None = None,
+    batch: int = 1,
     with_sweeps: bool = True,
     workers: int = 2,
     command: str = "",
@@ -49,6 +50,8 @@ def figure5(
         Show progress on standard error.
     networks : sequence of str, optional
         Leave out all others.
+    batch : int
+        Images that pass each layer together; every point is then of a batch.
     with_sweeps : bool
         Add the sweeps of ResNet-18 to the summary.
     workers : int
@@ -59,11 +62,11 @@ def figure5(
     Raises
     ------
     InputError
-        If a trace is bad, or two of them contradict each other.
+        If a trace is bad or has fewer images than a batch, or two of them contradict each other.
     """
     began = time.perf_counter()
     out_dir = Path(out_dir)
-    planned = jobs(traces, networks)
+    planned = jobs(traces, networks, batch)
     found = run_all(points, planned, workers=workers, progress=progress, label="figure 5")
     records = [record for each in found for record in each]
     full = normalise(pd.DataFrame(records))
@@ -73,6 +76,7 @@ def figure5(
         "command": command or " ".join(sys.argv),
         "versions": versions(),
         "clock_hz": {name: PRESETS[preset].clock_hz for name, (preset, *_) in MACHINES.items()},
+        "batch": batch,
         "images_at_most": {"points": IMAGES, "sweeps and comparisons": FEW_IMAGES},
         "machines": {
             name: {
@@ -97,7 +101,7 @@ def figure5(
     rows = table(full)
     out_dir.mkdir(parents=True, exist_ok=True)
     rows.to_csv(out_dir / "figure5.csv", index=False, lineterminator="\n")
-    redraw(rows, out_dir)
+    redraw(rows, out_dir, batch)
     made["wall_s"] = time.perf_counter() - began
     text = json.dumps(made, indent=2, allow_nan=False)
     (out_dir / "summary.json").write_text(text + "\n", encoding="utf-8")
@@ -109,8 +113,9 @@ def table(points: pd.DataFrame) -> pd.DataFrame:
     return points[list(COLUMNS)].reset_index(drop=True)
 
 
-def redraw(rows: pd.DataFrame, out_dir: Path) -> None:
-    """Draw figure5.png (300 dpi) and figure5.svg from the rows of figure5.csv."""
+def redraw(rows: pd.DataFrame, out_dir: Path, batch: int = 1) -> None:
+    """Draw figure5.png (300 dpi) and figure5.svg from the rows of figure5.csv, which are of batches
+    of so many images."""
     import matplotlib
 
     from .plots import draw_figure5
@@ -119,6 +124,7 @@ def redraw(rows: pd.DataFrame, out_dir: Path) -> None:
     synthetic = rows.loc[~rows["real_trace"], "network"].unique()
     masks = f"Masks of {', '.join(real)} are real. " if len(real) else ""
     masks += f"Masks of {', '.join(synthetic)} are synthetic." if len(synthetic) else ""
+    masks += f" Batches of {batch} images." if batch > 1 else ""
     # Equal tables give equal files: no date, and identifiers that do not change.
     with matplotlib.rc_context({"svg.hashsalt": "figure5", "svg.fonttype": "path"}):
         figure = draw_figure5(rows, CAPTION.format(masks=masks.strip()))

@@ -19,6 +19,7 @@ __all__ = [
     "ModelOption",
     "as_json",
     "assignments",
+    "batch_option",
     "command_line",
     "data_option",
     "directory",
@@ -53,6 +54,15 @@ assignments = click.option(
     metavar="KEY=VALUE",
     multiple=True,
     help="Change a value of the machine, such as dma.bytes_per_cycle=16. Repeatable.",
+)
+batch_option = click.option(
+    "--batch",
+    metavar="N",
+    type=click.IntRange(1, 1 << 10),
+    default=1,
+    show_default=True,
+    help="Images that pass each layer together. Every figure is then of a batch, not of an image;"
+    " images left over after the last whole batch are not used.",
 )
 trace_argument = click.argument("trace", metavar="TRACE")
 

@@ -101,15 +101,19 @@ FEW_IMAGES = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One network and scheme. `path` is a trace; without one the masks are synthetic."""
+    """One network and scheme. `path` is a trace; without one the masks are synthetic. `batch`
+    images pass each layer together."""
 
     network: str
     scheme: str
     path: Path | None = None
     seed: int = 0
+    batch: int = 1
 
 
-def jobs(traces: Sequence[Path] | None, networks: Sequence[str] | None = None) -> list[Job]:
+def jobs(
+    traces: Sequence[Path] | None, networks: Sequence[str] | None = None, batch: int = 1
+) -> list[Job]:
     """What figure 5 simulates, the longest first.
 
     Parameters
@@ -118,6 +122,8 @@ def jobs(traces: Sequence[Path] | None, networks: Sequence[str] | None = None) -
         Traces in place of the bundled ones of the same network, or of further networks.
     networks : sequence of str, optional
         Leave out all others.
+    batch : int
+        Images that pass each layer together.
 
     Raises
     ------
@@ -135,12 +141,10 @@ def jobs(traces: Sequence[Path] | None, networks: Sequence[str] | None = None) -
     for network, paths in real.items():
         if paths:
             first = next(iter(paths.values()))
-            made += [Job(network, "dense", paths.get("dense", first))]
-            made += [
-                Job(network, scheme, path) for scheme, path in paths.items() if scheme != "dense"
-            ]
+            paths = {"dense": paths.get("dense", first)} | paths
+            made += [Job(network, scheme, path, batch=batch) for scheme, path in paths.items()]
         else:
-            made += [Job(network, scheme) for scheme in SCHEMES]
+            made += [Job(network, scheme, batch=batch) for scheme in SCHEMES]
     heavy = {"resnet50": 2, "wrn34_10": 1}
     return sorted(made, key=lambda job: -heavy.get(job.network, 0))
 
@@ -167,7 +171,7 @@ def run_all(
 
 def points(job: Job) -> list[dict[str, Any]]:
     """Simulate a job on every machine that its scheme runs on; one record a machine."""
-    trace = open_trace(job.network, job.scheme, job.path, job.seed)
+    trace = open_trace(job.network, job.scheme, job.path, job.seed, job.batch)
     kind = job.scheme.split(":")[0]
     records = []
     replayed: dict[str, Result] = {}
@@ -175,7 +179,9 @@ def points(job: Job) -> list[dict[str, Any]]:
         if kind not in kinds:
             continue
         if preset not in replayed:
-            replayed[preset] = replay(trace, PRESETS[preset], dense=kind == "dense")
+            replayed[preset] = replay(
+                trace, PRESETS[preset], batch=job.batch, dense=kind == "dense"
+            )
         result = bound(replayed[preset]) if ideal else replayed[preset]
         records.append(point(name, result))
         if name == "unstructured" and kind != "dense" and not trace.synthetic:
@@ -183,17 +189,23 @@ def points(job: Job) -> list[dict[str, Any]]:
     return records
 
 
-def replay(trace: Trace, machine: Machine, at_most: int | None = None, **options: Any) -> Result:
-    """Simulate the first `at_most` images of `trace` (`IMAGES` if None), if the clock allows."""
+def replay(
+    trace: Trace, machine: Machine, at_most: int | None = None, batch: int = 1, **options: Any
+) -> Result:
+    """Simulate the first `at_most` images of `trace` (`IMAGES` if None), or the first `batch` if
+    those are more, if the clock allows."""
     check_clock(machine)
-    images = range(min(IMAGES if at_most is None else at_most, trace.images))
-    return simulate(trace, machine, images=images, **options)
+    most = max(batch, IMAGES if at_most is None else at_most)
+    images = range(min(most, trace.images))
+    return simulate(trace, machine, images=images, batch=batch, **options)
 
 
 @cache
-def open_trace(network: str, scheme: str, path: Path | None, seed: int = 0) -> Trace:
-    """Load the trace at `path`, or make a synthetic one of a single image."""
-    return schema.load(path) if path else synthesise(network, scheme, seed=seed)
+def open_trace(
+    network: str, scheme: str, path: Path | None, seed: int = 0, images: int = 1
+) -> Trace:
+    """Load the trace at `path`, or make a synthetic one of so many images."""
+    return schema.load(path) if path else synthesise(network, scheme, images, seed)
 
 
 def point(name: str, result: Result) -> dict[str, Any]:
@@ -203,8 +215,8 @@ def point(name: str, result: Result) -> dict[str, Any]:
     if result.scheme.dense:
         share = None
     else:
-        by_image = layers["essential"].to_numpy().reshape(made["images"], len(trace.layers))
-        share = by_image.mean(0).tolist()
+        by_batch = layers["essential"].to_numpy().reshape(-1, len(trace.layers))
+        share = (by_batch.mean(0) / result.batch).tolist()
     ratio = float(result.scheme.ratio)
     return {
         "schema": 1,
@@ -225,7 +237,7 @@ def point(name: str, result: Result) -> dict[str, Any]:
         "latency_s": made["latency_s"],
         "energy_pj": made["energy_pj"],
         "edp_js": made["edp_js"],
-        "bitops": float(bitops(trace.layers, share)),
+        "bitops": result.batch * float(bitops(trace.layers, share)),
         "digest": trace_digest(trace),
         "stalls": made["stall_cycles"],
         "slots": made["slots"],
@@ -253,9 +265,9 @@ def _by_device(result: Result) -> dict[str, float]:
 
 def _synthetic_cycles(trace: Trace, job: Job) -> float:
     """Cycles on the unstructured machine with synthetic masks of equal density and geometry."""
-    images = min(FEW_IMAGES, trace.images)
+    images = max(job.batch, min(FEW_IMAGES, trace.images))
     made = synthesise(job.network, job.scheme, images, job.seed, layers=trace.layers)
-    return replay(made, PRESETS["unstructured"]).cycles
+    return replay(made, PRESETS["unstructured"], batch=job.batch).cycles
 
 
 def _by_network(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:

@@ -53,6 +53,7 @@ def write_run(result: Result, directory: Path, *, command: str = "") -> dict[str
         "machine": machine.model_dump(),
         "engine": result.engine,
         "ideal": result.ideal,
+        "batch": result.batch,
         "clock_hz": machine.clock_hz,
         "scheme": str(result.scheme),
         "trace": {
@@ -80,23 +81,26 @@ def write_run(result: Result, directory: Path, *, command: str = "") -> dict[str
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """Latency, energy and EDP of one image (mean over the images), and what they are made of."""
+    """Latency, energy and EDP of a batch, by default of one image, and what they are made of.
+
+    Means over the batches; `noise` and `area_mm2` apart, every figure is of all images of a batch.
+    """
     layers, spent = result.layers, energy(result)
-    images = layers["image"].nunique()
-    per_image = pd.DataFrame(
+    batches = layers["image"].nunique()
+    per_batch = pd.DataFrame(
         {
             "image": layers["image"].to_numpy(),
             "cycles": layers["cycles"].to_numpy(),
             "energy_pj": spent["energy_pj"].to_numpy(),
         }
     )
-    per_image = per_image.groupby("image", sort=False).sum()
-    latency_s = per_image["cycles"] * result.machine.clock_ns * 1e-9
+    per_batch = per_batch.groupby("image", sort=False).sum()
+    latency_s = per_batch["cycles"] * result.machine.clock_ns * 1e-9
     stalls = [name for name in layers.columns if name.startswith("stall_")]
     slots = [name for name in layers.columns if name.startswith("slots_")]
 
     def mean(name: str) -> float:
-        return float(layers[name].sum()) / images
+        return float(layers[name].sum()) / batches
 
     return {
         "schema": 1,
@@ -105,7 +109,8 @@ def summary(result: Result) -> dict[str, Any]:
         "scheme": str(result.scheme),
         "noise": 1 - float(layers["essential"].sum()) / float(layers["neurons"].sum()),
         "real_trace": not result.trace.synthetic,
-        "images": images,
+        "images": batches * result.batch,
+        "batch": result.batch,
         "clock_hz": result.machine.clock_hz,
         "area_mm2": area_mm2(result.machine),
         "cycles": mean("cycles"),
@@ -117,17 +122,18 @@ def summary(result: Result) -> dict[str, Any]:
         "macs16": mean("macs16"),
         "macs4": mean("macs4"),
         "latency_s": float(latency_s.mean()),
-        "energy_pj": float(per_image["energy_pj"].mean()),
-        "edp_js": float((per_image["energy_pj"] * 1e-12 * latency_s).mean()),
+        "energy_pj": float(per_batch["energy_pj"].mean()),
+        "edp_js": float((per_batch["energy_pj"] * 1e-12 * latency_s).mean()),
         "energy_by_component_pj": {
-            name: float(spent[f"energy_{name}_pj"].sum()) / images for name in COMPONENTS
+            name: float(spent[f"energy_{name}_pj"].sum()) / batches for name in COMPONENTS
         },
         "assumed": sorted(name for name, entry in ert(result.machine).items() if entry.assumed),
     }
 
 
 def layer_table(result: Result) -> pd.DataFrame:
-    """One row for each image and layer: cycles and their causes, work, SRAM accesses, energy."""
+    """One row for each batch (by default an image) and layer: cycles and their causes, work, SRAM
+    accesses, energy."""
     accesses = result.counts[[f"{name}.{way}" for name in MEMORIES for way in ("read", "write")]]
     accesses = accesses.rename(columns=lambda name: "sram_" + name.replace(".", "_"))
     parts = (result.layers, accesses, energy(result))

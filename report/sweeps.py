@@ -22,12 +22,16 @@ STORE_KIB = 1024
 _NETWORK = "resnet18"
 _U, _S = "unstructured:0.875", "structured:7:8"
 
+#: Batches of the sweep.
+_BATCHES = (1, 4, 16)
+
 
 @dataclass(frozen=True)
 class Case:
     """One simulation of a sweep: a preset with overrides, a scheme and where its masks come from.
 
-    `projection` asks for synthetic masks over the geometry with that form of P.
+    `projection` asks for synthetic masks over the geometry with that form of P; sweep "batch" has
+    synthetic ones too, for real traces may have fewer images than its largest batch.
     """
 
     sweep: str
@@ -39,6 +43,7 @@ class Case:
     ideal: bool = False
     projection: str = ""
     path: Path | None = None
+    batch: int = 1
     shown: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +63,7 @@ def sweeps(jobs: Sequence[Job], *, workers: int = 2, progress: bool = True) -> d
     return {
         "network": _NETWORK,
         "bandwidth": _bandwidth(tables.pop("bandwidth")),
+        "batch": _batches(tables.pop("batch", [])),
         **{
             name: {
                 "rows": table,
@@ -85,6 +91,13 @@ def cases(jobs: Sequence[Job]) -> list[Case]:
             for machine in (u, s)
             for dense in (True, False)
         ]
+        if bytes_per_cycle != 64:
+            made += [
+                Case("batch", machine, scheme, limit, dense=dense, batch=batch, shown=shown)
+                for machine, scheme in (("unstructured", _U), ("structured", _S))
+                for dense in (True, False)
+                for batch in _BATCHES
+            ]
     for placement in (True, False):
         made += [
             Case("window", overrides=(f"window={w}",), placement=placement, **u)
@@ -122,11 +135,13 @@ def _row(case: Case) -> dict[str, Any]:
     if case.projection:
         layers = networks.layers(_NETWORK, case.projection)
         trace = synthesise(_NETWORK, case.scheme, layers=layers)
+    elif case.sweep == "batch":
+        trace = open_trace(_NETWORK, case.scheme, None, images=max(_BATCHES))
     else:
         trace = open_trace(_NETWORK, case.scheme, case.path)
     machine = override(PRESETS[case.machine], list(case.overrides))
     options = {"placement": case.placement, "dense": case.dense, "ideal": case.ideal}
-    result = replay(trace, machine, FEW_IMAGES, **options)
+    result = replay(trace, machine, FEW_IMAGES, case.batch, **options)
     made = summary(result)
     text = [*case.overrides, *([] if case.placement else ["placement off"])]
     text += [f"P {case.projection}"] if case.projection else []
@@ -138,6 +153,7 @@ def _row(case: Case) -> dict[str, Any]:
         "scheme": made["scheme"],
         "real_trace": made["real_trace"],
         "images": made["images"],
+        "batch": made["batch"],
         "ideal": case.ideal,
         **case.shown,
         "multipliers": machine.multipliers,
@@ -174,6 +190,32 @@ def _bandwidth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "bytes_per_cycle": limit,
             "latency_over_dense": row["cycles"] / dense[row["machine"], limit],
             "latency_over_resident_dense": row["cycles"] / dense[row["machine"], None],
+        }
+        for row in rows
+        if row["scheme"] != "dense"
+        for limit in (row["bytes_per_cycle"],)
+    ]
+
+
+def _batches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cycles and energy of an image in a batch, and relative to dense in the same batch."""
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["machine"], row["bytes_per_cycle"], row["batch"]
+
+    dense = {key(row): row for row in rows if row["scheme"] == "dense"}
+    return [
+        {
+            "machine": row["machine"],
+            "scheme": row["scheme"],
+            "accounting": "resident" if limit is None else f"store of {STORE_KIB} KiB",
+            "bytes_per_cycle": limit,
+            "batch": row["batch"],
+            "real_trace": row["real_trace"],
+            "cycles_per_image": row["cycles"] / row["batch"],
+            "energy_pj_per_image": row["energy_pj"] / row["batch"],
+            "latency_over_dense": row["cycles"] / dense[key(row)]["cycles"],
+            "energy_over_dense": row["energy_pj"] / dense[key(row)]["energy_pj"],
         }
         for row in rows
         if row["scheme"] != "dense"

@@ -1,7 +1,7 @@
 """The timeline of a run, in the Trace Event format that Perfetto and chrome://tracing open.
 
-An image is a process, what works there (issuer, loader, projection unit, ...) a row of it. The
-format counts in microseconds: one of them stands for one cycle.
+An image, or a batch, is a process, what works there (issuer, loader, projection unit, ...) a row of
+it. The format counts in microseconds: one of them stands for one cycle.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _events(result: Result) -> Iterator[dict[str, Any]]:
         image = int(row["image"])
         if image not in starts:
             starts[image] = 0
-            yield _named("process_name", image, 0, f"image {image}: {title}")
+            which = f"image {image}" if result.batch == 1 else f"batch from image {image} on"
+            yield _named("process_name", image, 0, f"{which}: {title}")
             for name in _ROWS:
                 if name in used:
                     yield _named("thread_name", image, _THREADS[name], _ROWS[name])

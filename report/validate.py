@@ -19,12 +19,13 @@ import pandas as pd
 
 from ..common.contract import CONTRACT, Contract
 from ..common.errors import InputError
+from ..common.integer import LayerRun as Reference
 from ..common.integer import run_layer
 from ..common.machine import Machine
 from ..common.operands import Operands
 from ..hw.verilated import VerilatedCore
 from ..sim.layer_run import LayerRun
-from ..sim.replay import placements
+from ..sim.replay import batches_of, placements
 from ..traces.schema import Trace
 from .run import trace_digest, versions
 from .validation import Comparison, compare_layer
@@ -72,7 +73,7 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A layer of a trace and an image, by their places there."""
+    """A layer of a trace and the first image of a batch, by their places there."""
 
     image: int
     layer: int
@@ -87,6 +88,7 @@ class Validation:
     machine: Machine
     fault: str
     rows: tuple[dict[str, Any], ...]
+    batch: int = 1
 
     def total(self, what: str) -> tuple[int, int]:
         """Compared and mismatched "counters", "steps" or "bytes"."""
@@ -105,16 +107,21 @@ class Validation:
 
 
 def cases(
-    trace: Trace, images: Sequence[int] | None = None, layers: Sequence[str] | None = None
+    trace: Trace,
+    images: Sequence[int] | None = None,
+    layers: Sequence[str] | None = None,
+    batch: int = 1,
 ) -> list[Case]:
-    """The cases of a trace, image by image.
+    """The cases of a trace, batch by batch.
 
-    `images` are places in the trace, `layers` names; all by default.
+    `images` are places in the trace, `layers` names; all by default. A batch has consecutive images
+    of the trace, its first one's place names it.
 
     Raises
     ------
     InputError
-        If the trace has no operands, or an image or a layer is not there.
+        If the trace has no operands, an image or a layer is not there, or there are fewer images
+        than a batch; if images of a batch do not follow each other.
     """
     if not trace.manifest.operands:
         raise InputError(
@@ -126,12 +133,16 @@ def cases(
             raise InputError(
                 f"trace {trace.name} has no layer {name}; its layers are {', '.join(names)}"
             )
-    for image in images or ():
-        if not 0 <= image < trace.images:
-            raise InputError(f"image must be between 0 and {trace.images - 1}, not {image}")
+    batches = batches_of(trace, batch, images)
+    for picked in batches:
+        if picked != list(range(picked[0], picked[0] + batch)):
+            raise InputError(
+                f"trace {trace.name}: the images of a batch of {batch} must follow each other, not"
+                f" be {', '.join(map(str, picked))}; choose others"
+            )
     return [
-        Case(image, index)
-        for image in (images or range(trace.images))
+        Case(picked[0], index)
+        for picked in batches
         for index, name in enumerate(names)
         if not layers or name in layers
     ]
@@ -142,6 +153,7 @@ def validate(
     machine: Machine,
     chosen: Sequence[Case],
     *,
+    batch: int = 1,
     fault: str = "",
     core: VerilatedCore | None = None,
     journal: Path | None = None,
@@ -154,6 +166,8 @@ def validate(
 
     Parameters
     ----------
+    batch : int
+        Images of a case: its own and those that follow.
     fault : str
         One of :data:`FAULTS`, or empty.
     core : VerilatedCore, optional
@@ -179,6 +193,7 @@ def validate(
         "trace": trace_digest(trace),
         "machine": hashlib.sha256(machine.model_dump_json().encode()).hexdigest(),
         "core": core.digest,
+        "batch": batch,
         "fault": fault,
         "versions": versions(),
     }
@@ -188,10 +203,10 @@ def validate(
     orders = {} if regular else placements(trace, machine)
     with _open_journal(journal, identity, done) as keep:
         for case in progress([case for case in chosen if case not in done]):
-            found = _run(trace, machine, core, case, orders.get(case.layer), planted)
+            found = _run(trace, machine, core, case, batch, orders.get(case.layer), planted)
             done[case] = _row(case, found)
             keep(done[case])
-    return Validation(trace, machine, fault, tuple(done[case] for case in chosen))
+    return Validation(trace, machine, fault, tuple(done[case] for case in chosen), batch)
 
 
 def _run(
@@ -199,17 +214,38 @@ def _run(
     machine: Machine,
     core: VerilatedCore,
     case: Case,
+    batch: int,
     order: np.ndarray | None,
     fault: Fault,
 ) -> Comparison:
-    layer, given = trace.layers[case.layer], trace.operands(case.layer)
-    scheme = trace.scheme
-    picked = slice(case.image, case.image + 1)
-    masks = trace.mask(case.layer)[picked].reshape(1, layer.c_out, layer.pixels)
+    images = [
+        _image(trace, case.layer, image, order) for image in range(case.image, case.image + batch)
+    ]
+    operands, thetas, references = zip(*images, strict=True)
+    return compare_layer(
+        core,
+        machine,
+        operands,
+        trace.scheme,
+        None if thetas[0] is None else thetas,
+        references,
+        contract=fault.contract,
+        spoil=fault.spoil,
+        alter=fault.alter,
+    )
+
+
+def _image(
+    trace: Trace, index: int, image: int, order: np.ndarray | None
+) -> tuple[Operands, int | None, Reference]:
+    """Operands of layer `index` and an image, its theta, and the integer model's run."""
+    layer, given, scheme = trace.layers[index], trace.operands(index), trace.scheme
+    picked = slice(image, image + 1)
+    masks = trace.mask(index)[picked].reshape(1, layer.c_out, layer.pixels)
     mask = masks.transpose(0, 2, 1)
     theta = None
     if trace.manifest.theta:
-        theta = trace.manifest.theta[case.layer][case.image]
+        theta = trace.manifest.theta[index][image]
     inject = trace.synthetic and not scheme.dense
     residual = None if given.residual is None else given.residual[picked]
     reference = run_layer(
@@ -223,28 +259,18 @@ def _run(
     )
     if not np.array_equal(reference.mask, mask):
         raise InputError(
-            f"trace {trace.name}: the mask of layer {layer.name}, image {case.image}, does not"
+            f"trace {trace.name}: the mask of layer {layer.name}, image {image}, does not"
             " follow from its operands; export the trace again"
         )
     operands = Operands(
         spec=given.spec,
-        x=given.x[case.image],
-        xq=given.xq[case.image],
+        x=given.x[image],
+        xq=given.xq[image],
         residual=None if residual is None else residual[0],
         mask=mask[0] if inject else None,
         order=order,
     )
-    return compare_layer(
-        core,
-        machine,
-        operands,
-        scheme,
-        theta,
-        reference,
-        contract=fault.contract,
-        spoil=fault.spoil,
-        alter=fault.alter,
-    )
+    return operands, theta, reference
 
 
 def _row(case: Case, found: Comparison) -> dict[str, Any]:
@@ -352,7 +378,8 @@ def _summary(made: Validation, command: str) -> dict[str, Any]:
         "machine": made.machine.model_dump(),
         "accounting": "resident" if made.machine.resident else "capacity",
         "fault": made.fault and FAULTS[made.fault].meaning,
-        "images": len({row["image"] for row in made.rows}),
+        "images": made.batch * len({row["image"] for row in made.rows}),
+        "batch": made.batch,
         "layers": len(made.rows),
         "cycles": sum(
             row["rtl"]["edges" if made.machine.resident else "cycles"] for row in made.rows
@@ -391,13 +418,17 @@ def _table(made: Validation) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _of_batch(record: Mapping[str, Any]) -> str:
+    return f", batch of {record['batch']}" if record["batch"] > 1 else ""
+
+
 def _caption(record: Mapping[str, Any]) -> str:
     masks = "real masks" if record["real_trace"] else "synthetic masks and operands"
     wrong = sum(record[f"{what}_mismatched"] for what in ("counters", "blocks", "bytes"))
     planted = f"; planted fault: {record['fault']}" if record["fault"] else ""
     return (
         f"{record['network']}, {record['scheme']}, {masks}, on {record['machine']['name']},"
-        f" {record['accounting']} accounting: {wrong} differences in"
+        f"{_of_batch(record)}, {record['accounting']} accounting: {wrong} differences in"
         f" {record['counters_compared']:,} counters, {record['blocks_compared']:,} block times and"
         f" {record['bytes_compared']:,} bytes{planted}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..common.commands import Commands, commands
 from ..common.contract import CONTRACT, STALL_CAUSES, Contract
 from ..common.integer import LayerRun as Reference
 from ..common.machine import Machine
-from ..common.operands import Operands, input_stream, read_outputs
+from ..common.operands import Operands, input_stream, read_batch
 from ..common.program import compile_layer
 from ..common.scheme import Scheme
 from ..hw.driver import Played, play
@@ -60,10 +60,10 @@ class Comparison:
 def compare_layer(
     core: VerilatedCore,
     machine: Machine,
-    operands: Operands,
+    operands: Operands | Sequence[Operands],
     scheme: Scheme,
-    theta: int | None,
-    reference: Reference,
+    theta: int | Sequence[int] | None,
+    reference: Reference | Sequence[Reference],
     *,
     contract: Contract = CONTRACT,
     gaps: tuple[float, float] = (0.0, 0.0),
@@ -78,9 +78,10 @@ def compare_layer(
     core : VerilatedCore
         Of `machine`.
     operands, scheme, theta
-        The layer; masks of the operands, if it has any, are injected.
+        The layer, of one image or, in sequences, of each of a batch; masks of the operands, if it
+        has any, are injected.
     reference : LayerRun
-        The integer model's run of it, of one image.
+        The integer model's run of it, or those of each image of a batch, one image each.
     contract : Contract
         Of the simulator.
     gaps : (float, float)
@@ -97,15 +98,18 @@ def compare_layer(
     CheckError
         If the core reports an error or does not end.
     """
-    program = compile_layer(operands.spec.layer, machine, scheme)
+    images = [operands] if isinstance(operands, Operands) else operands
+    references = [reference] if isinstance(reference, Reference) else reference
+    spec, order = images[0].spec, images[0].order
+    program = compile_layer(spec.layer, machine, scheme, len(images))
     made = commands(
         program,
-        operands.spec,
+        spec,
         theta=theta,
-        inject=operands.mask is not None and not scheme.dense,
-        store_sums=bool(operands.spec.layer.joined),
+        inject=images[0].mask is not None and not scheme.dense,
+        store_sums=bool(spec.layer.joined),
     )
-    stream = input_stream(made, operands)
+    stream = input_stream(made, images)
     played = play(
         core,
         made,
@@ -114,27 +118,31 @@ def compare_layer(
         output_gaps=gaps[1],
         seed=seed,
     )
-    mask = reference.mask[0]
-    if operands.order is not None:
-        mask = mask[:, operands.order]
+    mask = np.concatenate([each.mask for each in references])
+    if order is not None:
+        mask = mask[..., order]
     regular = scheme.dense or scheme.structured
     run = simulate_layer(program, None if regular else mask, contract, made.order)
     if alter is not None:
         run = alter(run)
-    return compare(made, operands, played, run, reference, contract, timed=gaps == (0.0, 0.0))
+    timed = gaps == (0.0, 0.0)
+    return compare(made, order, played, run, references, contract, timed=timed)
 
 
 def compare(
     made: Commands,
-    operands: Operands,
+    order: np.ndarray | None,
     played: Played,
     run: LayerRun,
-    reference: Reference,
+    references: Sequence[Reference],
     contract: Contract = CONTRACT,
     *,
     timed: bool = True,
 ) -> Comparison:
-    """Compare what the RTL did with what the simulator and the integer model say."""
+    """Compare what the RTL did with what the simulator and, of each image, the integer model say.
+
+    `order` is the placement of the operands.
+    """
     program, name = made.program, made.program.layer.name
     differences = []
 
@@ -149,7 +157,7 @@ def compare(
         # The core counts from the announcement of the descriptors in either accounting.
         announced = run.cycles
         if machine.resident:
-            announced = run_queues(machine, made.order, [run.cycles], contract).ended
+            announced = run_queues(machine, made.order, run.computes, contract).ended
         simulated |= {"cycles": announced, "stall_dma": announced - computes}
         simulated |= {"cycles_load": run.cycles_load, "cycles_store": run.cycles_store}
     rtl = {key: played.counters[key] for key in simulated}
@@ -171,32 +179,29 @@ def compare(
             count = (one[1] != two[1]) + (one[2] != two[2])
             differences.append(Difference(name, "step", str(index), one, two, count or 2))
 
-    outputs = read_outputs(made, played.output, order=operands.order)
     count = 0
-    for key, expected in (
-        ("y", reference.y[0]),
-        ("yq", reference.yq[0]),
-        ("s", reference.s[0]),
-        ("mask", reference.mask[0]),
-    ):
-        values = getattr(outputs, key)
-        if values is None:
-            continue
-        count += values.nbytes
-        wrong = np.argwhere(values != expected)
-        if len(wrong):
-            pixel, channel = wrong[0].tolist()
-            differences.append(
-                Difference(
-                    name,
-                    "bytes",
-                    f"{key}: {len(wrong)} of {values.size}, first at pixel {pixel}, channel"
-                    f" {channel}",
-                    int(values[pixel, channel]),
-                    int(expected[pixel, channel]),
-                    len(wrong) * values.itemsize,
+    outputs = read_batch(made, played.output, order=order)
+    for image, (found, reference) in enumerate(zip(outputs, references, strict=True)):
+        where = f"image {image} of the batch, " if len(outputs) > 1 else ""
+        for key in ("y", "yq", "s", "mask"):
+            values, expected = getattr(found, key), getattr(reference, key)[0]
+            if values is None:
+                continue
+            count += values.nbytes
+            wrong = np.argwhere(values != expected)
+            if len(wrong):
+                pixel, channel = wrong[0].tolist()
+                differences.append(
+                    Difference(
+                        name,
+                        "bytes",
+                        f"{key}: {len(wrong)} of {values.size}, first at {where}pixel {pixel},"
+                        f" channel {channel}",
+                        int(values[pixel, channel]),
+                        int(expected[pixel, channel]),
+                        len(wrong) * values.itemsize,
+                    )
                 )
-            )
     return Comparison(name, len(simulated), steps, count, tuple(differences), rtl, simulated)
 
 

@@ -15,6 +15,7 @@ from ..common.errors import InputError
 from .options import (
     as_json,
     assignments,
+    batch_option,
     command_line,
     directory,
     force,
@@ -44,6 +45,7 @@ __all__ = ["VERBS"]
     multiple=True,
     help="Only this network. Repeatable; all by default.",
 )
+@batch_option
 @click.option(
     "--sweeps/--no-sweeps",
     default=True,
@@ -62,6 +64,7 @@ def figure5(
     output: Path,
     traces: tuple[str, ...],
     networks: tuple[str, ...],
+    batch: int,
     sweeps: bool,
     workers: int,
     force: bool,
@@ -88,6 +91,7 @@ def figure5(
             traces=[trace_path(trace) for trace in traces] or None,
             progress=sys.stderr.isatty(),
             networks=networks or None,
+            batch=batch,
             with_sweeps=sweeps,
             workers=workers,
             command=command_line(),
@@ -102,6 +106,13 @@ def figure5(
             click.echo(
                 f"  {name:<22}latency {row['latency_norm']:.3f}   energy {row['energy_norm']:.3f}"
                 f"   EDP {row['edp_norm']:.3f}"
+            )
+    for row in made["sweeps"]["batch"] if sweeps else ():
+        if row["batch"] > 1 and row["bytes_per_cycle"] is None:
+            click.echo(
+                f"{made['sweeps']['network']} on {row['machine']}, {row['scheme']}, synthetic"
+                f" masks, batch of {row['batch']}: latency {row['latency_over_dense']:.3f} of dense"
+                " likewise"
             )
     for row in made["sweeps"]["bandwidth"] if sweeps else ():
         width = f"{row['bytes_per_cycle']} B/cycle" if row["bytes_per_cycle"] else "no limit"
@@ -126,6 +137,7 @@ def figure5(
     multiple=True,
     help="Position of an image in the trace, from 0. Repeatable; all by default.",
 )
+@batch_option
 @click.option(
     "--dense", is_flag=True, help="Ignore the masks: every neuron exact, no approximate pass."
 )
@@ -153,6 +165,7 @@ def run(
     machine: str,
     assignments: tuple[str, ...],
     images: tuple[int, ...],
+    batch: int,
     dense: bool,
     ideal: bool,
     engine: str | None,
@@ -164,10 +177,10 @@ def run(
     """Simulate one trace on one machine, cycle by cycle.
 
     TRACE is a .npz file or the name of a bundled trace (`sinai trace list`). DIR gets summary.json
-    (latency in cycles and seconds, energy in pJ, EDP in Js, all of one image, mean over the
-    images), layers.csv (one row an image and layer: cycles and the causes of every stall, work,
-    memory accesses, energy), config.yaml, ert.yaml and art.yaml (the tables of energy and area that
-    were used).
+    (latency in cycles and seconds, energy in pJ, EDP in Js, all of one image, or of one batch with
+    --batch, mean over the images), layers.csv (one row an image or batch and layer: cycles and the
+    causes of every stall, work, memory accesses, energy), config.yaml, ert.yaml and art.yaml (the
+    tables of energy and area that were used).
 
     \b
     Examples:
@@ -190,6 +203,7 @@ def run(
             load(trace_path(trace)),
             described,
             images=images or None,
+            batch=batch,
             dense=dense,
             ideal=ideal,
             engine=engine or ("stepped" if timeline else "fast"),
@@ -289,15 +303,17 @@ def _summary(made: Mapping[str, Any], output: Path) -> str:
     """A few lines for a reader: what ran, how long, on what the time went."""
     masks = "real masks" if made["real_trace"] else "synthetic masks"
     stalls = sorted(made["stall_cycles"].items(), key=lambda item: -item[1])
+    of_batch = f" in batches of {made['batch']}" if made["batch"] > 1 else ""
+    each = f" of {made['batch']} images" if made["batch"] > 1 else ""
     causes = ", ".join(f"{name} {100 * n / made['cycles']:.1f} %" for name, n in stalls if n)
     return "\n".join(
         (
             f"{made['network']} on {made['machine']}, {made['scheme']}, {masks},"
-            f" {made['images']} image(s), {100 * made['noise']:.2f} % noisy",
+            f" {made['images']} image(s){of_batch}, {100 * made['noise']:.2f} % noisy",
             f"latency   {made['cycles']:.0f} cycles, {made['latency_s']:.4g} s"
-            f" at {made['clock_hz'] / 1e6:g} MHz",
-            f"energy    {made['energy_pj']:.4g} pJ (logic assumed)",
-            f"EDP       {made['edp_js']:.4g} Js",
+            f" at {made['clock_hz'] / 1e6:g} MHz{each and ',' + each}",
+            f"energy    {made['energy_pj']:.4g} pJ (logic assumed){each and ',' + each}",
+            f"EDP       {made['edp_js']:.4g} Js{each and ',' + each}",
             f"busy      {100 * made['busy_cycles'] / made['cycles']:.1f} %;"
             f" stalls: {causes or 'none'}",
             f"written   {output}",

@@ -13,6 +13,7 @@ from ..common.errors import CheckError
 from .options import (
     as_json,
     assignments,
+    batch_option,
     command_line,
     directory,
     force,
@@ -47,6 +48,7 @@ __all__ = ["VERBS"]
     multiple=True,
     help="Position of an image in the trace, from 0. Repeatable; all by default.",
 )
+@batch_option
 @click.option(
     "--inject",
     type=click.Choice(["latency", "stall", "bit"]),
@@ -62,6 +64,7 @@ def validate(
     assignments: tuple[str, ...],
     layers: str | None,
     images: tuple[int, ...],
+    batch: int,
     inject: str | None,
     output: Path,
     force: bool,
@@ -95,13 +98,14 @@ def validate(
     with fresh_directory(output, marker="validation.json", force=force) as aside:
         loaded = load(trace_path(trace))
         names = [name for name in (layers or "").split(",") if name]
-        chosen = proof.cases(loaded, images or None, names or None)
+        chosen = proof.cases(loaded, images or None, names or None, batch)
         click.echo(f"hardware of {described.name}: compiling, unless it is in the cache", err=True)
         core = VerilatedCore(described)
         made = proof.validate(
             loaded,
             described,
             chosen,
+            batch=batch,
             fault=inject or "",
             core=core,
             journal=journal,
@@ -125,10 +129,11 @@ def _bar(left: Sequence[Case]) -> Iterator[Case]:
 
 def _text(record: dict[str, Any], output: Path) -> str:
     masks = "real" if record["real_trace"] else "synthetic"
+    of_batch = f" in batches of {record['batch']}" if record["batch"] > 1 else ""
     lines = [
         f"{record['network']} on {record['machine']['name']}, {record['scheme']}, {masks} masks,"
         f" {record['accounting']} accounting: {record['layers']} layer(s) of {record['images']}"
-        f" image(s), {record['cycles']:,} cycles"
+        f" image(s){of_batch}, {record['cycles']:,} cycles"
     ]
     if record["fault"]:
         lines.append(f"planted     {record['fault']}")

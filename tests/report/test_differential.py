@@ -106,10 +106,10 @@ def differs(recorded, contract: Contract) -> bool:
     return any(
         compare(
             made,
-            data,
+            data.order,
             played,
             simulate_layer(program, mask, contract, made.order),
-            reference,
+            [reference],
             contract,
         ).differences
         for made, data, played, reference, program, mask in recorded
