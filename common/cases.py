@@ -23,6 +23,7 @@ from .scheme import Scheme
 
 __all__ = [
     "Case",
+    "companions",
     "operands_of",
     "random_case",
     "random_layer",
@@ -182,6 +183,23 @@ def random_case(seed: int, machine: Machine) -> Case:
         share = rng.choice([0, 0.02, 0.2, 0.8, 1])
         mask = rng.random((layer.pixels, layer.c_out)) < share
     return Case(operands_of(rng, spec, machine, mask), scheme, theta, seed, refused)
+
+
+def companions(case: Case, machine: Machine, images: int) -> tuple[Case, ...]:
+    """A batch: `case` and images - 1 more of the same layer, numbers, scheme and placement, each
+    with inputs and, where there are any, a mask and a theta of its own."""
+    made, first = [case], case.operands
+    for image in range(1, images):
+        rng = np.random.default_rng([case.seed, image])
+        mask = first.mask
+        if mask is not None:
+            mask = rng.random(mask.shape) < rng.choice([0, 0.02, 0.2, 0.8, 1])
+        theta = case.theta
+        if theta is not None:
+            theta = int(rng.integers(-_INT16, _INT16 + 1))
+        operands = operands_of(rng, first.spec, machine, mask)
+        made.append(replace(case, operands=replace(operands, order=first.order), theta=theta))
+    return tuple(made)
 
 
 def _fits(layer: Layer, machine: Machine, scheme: Scheme) -> bool:

@@ -48,9 +48,13 @@ class UnstructuredUnit(VectorUnit):
         counts["p.read"] += rows * beats * tile.pixels
         counts["mvu.mac4"] += 16 * machine.pses * useful
         counts["accumulator.update"] += useful
-        of_lane = ceil_div(tile.channels - np.arange(machine.lanes), machine.lanes)
-        counts["parameters.read"] += int((of_lane - ((self.rows == 0) & (of_lane > 0))).sum())
-        self.rows = np.where(of_lane > 0, of_lane - 1, self.rows)
+        # Each lane passes its rows from 0 on; a lane that is at row 0 has its parameters.
+        there = self.rows[: tile.channels]
+        counts["parameters.read"] += tile.channels - int(np.count_nonzero(there == 0))
+        self.rows = self.rows.copy()
+        self.rows[: tile.channels] = rows - 1
+        if short := tile.channels % machine.lanes if rows > 1 else 0:
+            self.rows[short:] = rows - 2
         counts["select.compare"] += outputs
         # A lane writes the bits of a row and window at once, zeros of missing channels included.
         counts["masks.write"] += machine.lanes * rows * ceil_div(tile.pixels, machine.window)

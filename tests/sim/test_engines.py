@@ -44,14 +44,14 @@ def same(one, other):
     assert plain(one) == plain(other)
 
 
-def both(layer, machine, scheme, density, seed, contract=CONTRACT):
+def both(layer, machine, scheme, density, seed, contract=CONTRACT, batch=1):
     try:
-        program = compile_layer(layer, machine, Scheme.parse(scheme))
+        program = compile_layer(layer, machine, Scheme.parse(scheme), batch)
     except InputError:
         assume(False)  # a memory is too small
     mask = None
     if scheme.startswith("unstructured"):
-        mask = np.random.default_rng(seed).random((layer.pixels, layer.c_out)) < density
+        mask = np.random.default_rng(seed).random((batch, layer.pixels, layer.c_out)) < density
     run = simulate_layer(program, mask, contract)
     same(run, step_layer(program, mask, contract))
     assert run.cycles == run.busy + sum(run.stalls.values())
@@ -70,6 +70,7 @@ DMA = st.sampled_from(
         *([f"dma.capacity_kib={c}", f"dma.bytes_per_cycle={b}"] for c in (16, 48) for b in (1, 64)),
     ]
 )
+BATCHES = st.sampled_from([1, 1, 2, 3, 4, 6])
 TILES = st.sampled_from([[], ["rpu.elements=16", "rpu.rows=4"], ["rpu.elements=256"]])
 
 
@@ -94,6 +95,7 @@ def test_engines_agree_on_the_structured_machine(layers, data):
         draw(DENSITIES),
         draw(st.integers(0, 2**32 - 1)),
         draw(st.sampled_from([CONTRACT, OTHER])),
+        draw(BATCHES),
     )
 
 
@@ -117,6 +119,7 @@ def test_engines_agree_on_the_unstructured_machine(layers, data):
         draw(DENSITIES),
         draw(st.integers(0, 2**32 - 1)),
         draw(st.sampled_from([CONTRACT, OTHER])),
+        draw(BATCHES),
     )
 
 
@@ -127,7 +130,8 @@ def test_engines_agree_on_published_machines(name, layers, data):
     draw, machine = data.draw, PRESETS[name]
     schemes = REGULAR[:2] if machine.unstructured else REGULAR
     layer = draw(layers(side=12, channels=160, depth=70))
-    both(layer, machine, draw(st.sampled_from(schemes)), draw(DENSITIES), draw(st.integers(0, 99)))
+    masks = draw(DENSITIES), draw(st.integers(0, 99))
+    both(layer, machine, draw(st.sampled_from(schemes)), *masks, batch=draw(BATCHES))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +163,24 @@ def test_engines_agree_on_streamed_parts(layer_of, machine, bytes_per_cycle, pro
     changes = ["dma.capacity_kib=16", f"dma.bytes_per_cycle={bytes_per_cycle}"]
     program = both(layer, override(machine, changes), scheme, 0.5, 1)
     assert len(program.parts) > 2
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.parametrize("changes", [[], ["dma.capacity_kib=16", "dma.bytes_per_cycle=4"]])
+@pytest.mark.parametrize(("machine", "scheme"), [(U, "unstructured:0.5"), (S, "structured:7:8")])
+def test_engines_agree_on_batches(layer_of, machine, scheme, changes, batch):
+    """A layer of several parts, an image after the other or stacked; the masks of the images
+    differ, and so do their cycles."""
+    layer = layer_of(c_out=64, c_in=16, k=72, joined="j", residual=True)
+    program = both(layer, override(machine, changes), scheme, 0.5, 1, batch=batch)
+    assert (program.images, {part.image for part in program.parts}) == (
+        batch,
+        set(range(batch // program.together)),
+    )
+    if machine is S and not changes:
+        assert program.together == batch
+    else:
+        assert len(program.parts) > 1
 
 
 @pytest.mark.parametrize(
