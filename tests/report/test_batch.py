@@ -169,6 +169,17 @@ def test_figures_are_of_a_batch(machine):
         assert 0 < written.sum() <= 2 * single.counts[f"{name}.write"].sum()
 
 
+def test_the_ideal_bound_is_of_a_batch():
+    """ceil of the essential dot products of all images over the lanes, and of all approximate."""
+    trace, machine = synthesise("tiny", "unstructured:0.875", 3), PRESETS["unstructured"]
+    made = simulate(trace, machine, batch=3, ideal=True).layers
+    for index, layer in enumerate(trace.layers):
+        essential = int(trace.mask(index).sum()) * layer.beats(machine.pses)
+        rough = 3 * layer.neurons * layer.approximate_beats(machine.pses)
+        expected = -(-essential // machine.lanes) + -(-rough // machine.lanes)
+        assert made["cycles"][index] == expected
+
+
 def test_bitops_and_noise_of_a_point_do_not_depend_on_the_batch():
     one, two = (points(Job("tiny", "structured:6:8", batch=batch))[0] for batch in (1, 2))
     assert two["bitops"] == pytest.approx(2 * one["bitops"])
