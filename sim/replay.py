@@ -52,19 +52,11 @@ class Result:
     batch : int
         Images computed together; every figure is of a batch.
     layers : DataFrame
-<<<<<<< HEAD
-        One row an image and layer: image, layer, kind, cycles, busy_cycles, stall_* (with
-        busy_cycles they sum to cycles), busy_approximate (part of busy_cycles), shallow_approximate
-        (part of stall_shallow), slots_* (they sum to V * T * busy_cycles), essential, neurons,
-        macs16 and macs4 (geometric, one multiply-add each), cycles_load and cycles_store (outside
-        cycles with resident accounting).
-=======
         One row a batch and layer: image (the first of the batch), layer, kind, cycles, busy_cycles,
         stall_* (with busy_cycles they sum to cycles), busy_approximate (part of busy_cycles),
-        slots_* (they sum to V * T * busy_cycles), essential, neurons, macs16 and macs4 (geometric,
-        one multiply-add each), cycles_load and cycles_store (outside cycles with resident
-        accounting).
->>>>>>> c337fd6 (Batches of images: weights stay for all images of a batch, images stacked where that fills blocks; both engines)
+        shallow_approximate (part of stall_shallow), slots_* (they sum to V * T * busy_cycles),
+        essential, neurons, macs16 and macs4 (geometric, one multiply-add each), cycles_load and
+        cycles_store (outside cycles with resident accounting).
     counts : DataFrame
         Same rows; one column for each of :data:`sinai.sim.counts.EVENTS`.
     spans : tuple
