@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,9 @@ from .registers import hardware
 __all__ = ["Compute", "Condition", "Run", "Step", "VerilatedCore", "library", "verilator"]
 
 _DRIVER = Path(__file__).with_name("verilated_core.cpp")
+
+#: The top module of what is compiled: a core, its inputs behind registers.
+_BENCH = Path(__file__).with_name("verilated_core.sv")
 
 #: To C++: registers start at zero as in Amaranth's simulator, and functions are of a size that
 #: compilers take in their stride.
@@ -317,9 +321,9 @@ def library(text: str, top: str, *, cache: Path | None = None) -> Path:
         As :class:`VerilatedCore`.
     """
     tool, cxx, cache = verilator(), _cxx(), cache or _cache()
-    driver = _DRIVER.read_text(encoding="utf-8")
-    options = [*_TRANSLATE, *_COMPILE, *_OFTEN, *_ONCE, "--top-module", top]
-    key = _digest(text, driver, *options, _version(*tool), _version(cxx))
+    driver, bench = (path.read_text(encoding="utf-8") for path in (_DRIVER, _BENCH))
+    options = [*_TRANSLATE, *_COMPILE, *_OFTEN, *_ONCE, top]
+    key = _digest(text, driver, bench, *options, _version(*tool), _version(cxx))
     with _locked(cache, key) as folder:
         path = folder / f"{key}.so"
         if not path.exists():
@@ -332,8 +336,9 @@ def library(text: str, top: str, *, cache: Path | None = None) -> Path:
 def _compile(work: Path, text: str, top: str, tool: list[str], support: list[Path]) -> Path:
     """Make the library in the empty folder `work`."""
     (work / "core.v").write_text(text, encoding="utf-8")
-    names = ["--prefix", "Vcore", "--top-module", top, "--Mdir", "."]
-    _run([*tool, *_TRANSLATE, *names, "core.v"], work)
+    names = ["--prefix", "Vcore", "--top-module", "sinai_bench", "--Mdir", "."]
+    bench = [f"-DCORE={top}", f"-GWORD={_word_bits(text, top)}", str(_BENCH)]
+    _run([*tool, *_TRANSLATE, *names, *bench, "core.v"], work)
     often, once = [_DRIVER], []
     for source in sorted(work.glob("*.cpp")):
         (once if source.stem.endswith("__Slow") else often).append(source)
@@ -345,6 +350,13 @@ def _compile(work: Path, text: str, top: str, tool: list[str], support: list[Pat
     objects = _objects([(Path(name), level) for name, level, _ in units], work, tool)
     _run([_cxx(), "-shared", "-o", "core.so", *objects, *map(str, support), "-pthread"], work)
     return work / "core.so"
+
+
+def _word_bits(text: str, top: str) -> int:
+    """Bits of a word of the streams of `top`; 1 without any: Verilator says what is wrong."""
+    module = text.partition(f"module {top}(")[2]
+    found = re.search(r"^ *input \[(\d+):0\] in_data;", module, re.MULTILINE)
+    return int(found[1]) + 1 if found else 1
 
 
 def _units(sources: list[Path]) -> Iterator[list[Path]]:

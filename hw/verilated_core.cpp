@@ -1,11 +1,12 @@
 // Drives a compiled sinai_core: host port, streams with gaps, and a log of its monitor port.
 //
-// The model is Vcore. A cycle is what the ports show before a rising edge of clk; cycles are counted
+// The model is Vcore, a core in the module of verilated_core.sv. A cycle is what the ports show before a rising edge of clk; cycles are counted
 // from the creation of the simulation. The monitor port is watched in every cycle.
 
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "Vcore.h"
@@ -40,7 +41,7 @@ class Random {  // xorshift64*
 
 class Simulation {
  public:
-  Simulation() : core_(new Vcore(&context_, "sinai_core")) { idle(); }
+  Simulation() : core_(new Vcore(&context_, "sinai_bench")) { idle(); }
   ~Simulation() { core_->final(); }
 
   size_t word() const { return sizeof(core_->in_data); }
@@ -105,12 +106,13 @@ class Simulation {
   void step() {
     if (!offering_ && taken_ < input_.size()) {
       offering_ = !random_.chance(input_gaps_);
-      if (offering_) std::memcpy(&core_->in_data, &input_[taken_], word());
+      if (offering_) std::memcpy(&core_->in_data, &input_[taken_], word()), changed_ = true;
     }
     const bool listening = !random_.chance(output_gaps_);
     core_->in_valid = offering_;
     core_->out_ready = listening;
     core_->clk = 0;
+    core_->drive = changed();
     core_->eval();
 
     const bool accepted = offering_ && core_->in_ready && !core_->rst;
@@ -125,6 +127,7 @@ class Simulation {
     if (!core_->rst) watch();
 
     core_->clk = 1;
+    core_->drive = 0;
     core_->eval();
     context_.timeInc(1);
     ++cycle_;
@@ -132,6 +135,7 @@ class Simulation {
       taken_ += word();
       offering_ = false;
       std::memset(&core_->in_data, 0xa5, word());  // nothing may depend on it
+      changed_ = true;
     }
   }
 
@@ -150,6 +154,16 @@ class Simulation {
     core_->host_address = 0, core_->host_write_data = 0;
     core_->in_valid = 0, core_->out_ready = 0;
     offering_ = false;
+  }
+
+  // Whether an input is not what it was when this was asked last.
+  bool changed() {
+    const auto inputs =
+        std::make_tuple(core_->rst, core_->host_valid, core_->host_write, core_->host_address,
+                        core_->host_write_data, core_->in_valid, core_->out_ready);
+    const bool moved = changed_ || inputs != inputs_;
+    inputs_ = inputs, changed_ = false;
+    return moved;
   }
 
   void watch() {
@@ -186,6 +200,8 @@ class Simulation {
   uint64_t cycle_ = 0, transfer_cycles_ = 0;
   std::vector<uint8_t> input_, output_;
   size_t taken_ = 0, open_ = kNone;
+  std::tuple<CData, CData, CData, SData, IData, CData, CData> inputs_;
+  bool changed_ = true;  // in_data
   bool offering_ = false, output_valid_ = false, host_ready_ = false, host_read_valid_ = false;
   uint32_t host_read_data_ = 0;
   std::vector<Compute> computes_;

@@ -275,7 +275,7 @@ def _sources() -> str:
     text = hashlib.sha256()
     for folder in ("common", "hw", "sim"):
         for path in sorted((_PACKAGE / folder).iterdir()):
-            if path.suffix in (".py", ".cpp"):
+            if path.suffix in (".py", ".cpp", ".sv"):
                 text.update(path.read_bytes())
     return text.hexdigest()[:16]
 
