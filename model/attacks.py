@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -149,6 +150,7 @@ def attack(
         crafted = view(net, gradient)
         if isinstance(crafted, Pool):
             crafted.random.seed(seed)
+        images = images.contiguous()
         found = ATTACKS[name].run(crafted, images, labels, settings, seed).detach()
     if ATTACKS[name].bounded:
         found = torch.clamp(found, images - settings.eps, images + settings.eps)
@@ -269,7 +271,13 @@ def _autoattack(net: nn.Module, x: Tensor, y: Tensor, s: Settings, seed: int) ->
     if classes < 3:
         names.remove("apgd-dlr")
     method = autoattack_library().AutoAttack(
-        net, norm="Linf", eps=s.eps, seed=seed, version="custom", attacks=names, device=x.device
+        _contiguous(net),
+        norm="Linf",
+        eps=s.eps,
+        seed=seed,
+        version="custom",
+        attacks=names,
+        device=x.device,
     )
     targets = min(9, classes - 1)
     for part in (method.apgd, method.apgd_targeted, method.fab):
@@ -279,6 +287,22 @@ def _autoattack(net: nn.Module, x: Tensor, y: Tensor, s: Settings, seed: int) ->
     method.square.n_queries = s.queries
     found, _ = method.run_standard_evaluation(x, y, batch_size=len(x))
     return found
+
+
+class _Contiguous(torch.autograd.Function):
+    """The identity, whose gradient is contiguous: APGD cannot read one in channels-last order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()
+
+
+def _contiguous(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: net(_Contiguous.apply(x))
 
 
 def _entropy(net: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:

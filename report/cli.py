@@ -14,7 +14,15 @@ from collections.abc import Sequence
 import click
 
 from ..common.errors import SinaiError
-from . import verbs_bitops, verbs_cycles, verbs_machine, verbs_model, verbs_trace, verbs_validate
+from . import (
+    verbs_attack,
+    verbs_bitops,
+    verbs_cycles,
+    verbs_machine,
+    verbs_model,
+    verbs_trace,
+    verbs_validate,
+)
 
 __all__ = ["main", "sinai"]
 
@@ -58,6 +66,7 @@ for _verb in (
     *verbs_trace.VERBS,
     *verbs_validate.VERBS,
     *verbs_model.VERBS,
+    *verbs_attack.VERBS,
 ):
     sinai.add_command(_verb)
 
