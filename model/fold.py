@@ -55,7 +55,8 @@ def fold_batch_norm(net: nn.Module, strict: bool = True) -> nn.Module:
         if node.target not in norms or getattr(source, "op", "") != "call_module":
             continue
         conv = modules[source.target]
-        if not isinstance(conv, nn.Conv2d) or len(source.users) != 1 or tied[id(conv.weight)] > 1:
+        # A subclass may compute its weights, and what is folded into those would be lost.
+        if type(conv) is not nn.Conv2d or len(source.users) != 1 or tied[id(conv.weight)] > 1:
             continue
         once = all(calls[id(m)] == names[id(m)] == 1 for m in (conv, norm))
         if once and norm.track_running_stats:
