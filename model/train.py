@@ -1,20 +1,21 @@
-"""Clean training of a network, resumable, with the record of how it was made.
+"""Training of a network, clean or adversarial, resumable, with the record of how it was made.
 
-The schedule is a one-cycle SGD with Nesterov momentum (Smith and Topin 2018) over a few epochs
-whose resolution may grow (progressive resizing): early epochs on small images cost a fraction of
-the last ones. Made for small budgets: ResNet-18 on two CPU cores in well under two hours.
+SGD with Nesterov momentum. :data:`sinai.model.recipes.RECIPES` has a schedule for small budgets
+(one cycle, Smith and Topin 2018, with a resolution that may grow), one for adversarial training on
+small budgets, and the paper's.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,45 +24,16 @@ from torch import Tensor, nn
 
 from ..common.errors import InputError
 from . import nets
+from .adversary import perturb
 from .data import Images
+from .evaluate import spread
+from .recipes import Recipe
+from .weights import write
 
-__all__ = ["Recipe", "accuracy", "train"]
+__all__ = ["Recipe", "accuracy", "robust_accuracy", "train"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that decides a training run besides the data.
-
-    Parameters
-    ----------
-    model : str
-        Name in :data:`sinai.model.nets.MODELS`.
-    resolutions : tuple of int
-        Side of the training images, in pixels, one entry an epoch.
-    batch : int
-        Images a step.
-    peak_lr : float
-        Learning rate at the top of the cycle; it starts at a tenth and ends near zero.
-    warmup : float
-        Share of the steps before the peak, in (0, 1).
-    weight_decay, momentum, label_smoothing : float
-        The usual.
-    bfloat16 : bool
-        Run convolutions in bfloat16 (weights and sums stay float32).
-    seed : int
-        Seeds the initial weights, the order of the images and the augmentation.
-    """
-
-    model: str = "resnet18"
-    resolutions: tuple[int, ...] = (16, 16, 24, 24, 32, 32)
-    batch: int = 128
-    peak_lr: float = 0.2
-    warmup: float = 0.25
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
-    label_smoothing: float = 0.1
-    bfloat16: bool = True
-    seed: int = 0
+#: On a GPU progress is told once in so many steps: each time the processor waits for the GPU.
+_TELL_EVERY = 10
 
 
 def train(
@@ -77,8 +49,9 @@ def train(
 
     `out/state.pt` is replaced at most every `save_every_s` seconds; when it exists, training goes
     on from it and gives the same batches as an uninterrupted run. `progress`, when given, is called
-    as ``progress(step, steps, loss, accuracy)``. `device` is ``cpu``, ``cuda`` or ``auto``, which
-    takes CUDA where there is one; the network comes back on the CPU.
+    as ``progress(step, steps, loss, accuracy)``, the accuracy being that on the images trained on.
+    `device` is ``cpu``, ``cuda`` or ``auto``, which takes CUDA if there is one; the network comes
+    back on the CPU.
 
     Raises
     ------
@@ -87,91 +60,141 @@ def train(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+    held, kept = _split(data, recipe.validation)
+    per_epoch = len(kept) // recipe.batch
+    if not per_epoch:
+        raise InputError(
+            f"batch must be at most the {len(kept)} images of {data.name}, not {recipe.batch}"
+        )
     torch.manual_seed(recipe.seed)
     net = nets.build(recipe.model, len(data.classes))
     net = net.to(device, memory_format=torch.channels_last)
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.SGD(
+    optimizer = _optimizer(net, recipe)
+    steps = per_epoch * len(recipe.resolutions)
+    run = _Run(net, optimizer)
+    state_file = out / "state.pt"
+    if state_file.exists():
+        run.restore(state_file, recipe, device)
+
+    out.mkdir(parents=True, exist_ok=True)
+    images, labels = torch.from_numpy(kept.images), torch.from_numpy(kept.labels)
+    started = saved = time.monotonic()
+    before_s = run.spent_s
+    for step in range(run.step, steps):
+        net.train()
+        epoch, index = divmod(step, per_epoch)
+        if step == run.step or not index:
+            batches = _batches(images, labels, recipe, epoch, index, device)
+        x, y = next(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.peak_lr * rate(step / steps, recipe)
+        torch.manual_seed(recipe.seed * 100_003 + step)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+            logits = net(perturb(net, x, y, recipe))
+            loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        run.step = step + 1
+        if held is not None and index + 1 == per_epoch:
+            run.judge(robust_accuracy(net, held, recipe), epoch)
+        if progress is not None and (device == "cpu" or not run.step % _TELL_EVERY):
+            progress(run.step, steps, loss.item(), (logits.argmax(1) == y).float().mean().item())
+        if time.monotonic() - saved > save_every_s or run.step == steps:
+            saved = time.monotonic()
+            run.spent_s = before_s + saved - started
+            if run.step == steps:
+                run.settle()
+            run.save(state_file, recipe)
+    net.eval()
+    record = {
+        "recipe": asdict(recipe),
+        "data": data.name,
+        "images": len(kept),
+        "steps": steps,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "wall_s": round(run.spent_s, 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if run.best is not None:
+        record["validation"] = {"robust_accuracy": run.best["score"], "epoch": run.best["epoch"]}
+    (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    return net.cpu()
+
+
+@dataclass
+class _Run:
+    """What changes while a network trains."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    spent_s: float = 0.0
+    best: dict[str, Any] | None = None
+
+    def restore(self, path: Path, recipe: Recipe, device: str) -> None:
+        state = torch.load(path, weights_only=True, map_location=device)
+        if state["recipe"] != json.dumps(asdict(recipe)):
+            raise InputError(f"{path}: holds the state of another recipe; choose another -o")
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.spent_s, self.best = state["step"], state["spent_s"], state["best"]
+
+    def save(self, path: Path, recipe: Recipe) -> None:
+        state = {"recipe": json.dumps(asdict(recipe)), "step": self.step, "spent_s": self.spent_s}
+        state |= {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        write(path, state | {"best": self.best})
+
+    def judge(self, score: float, epoch: int) -> None:
+        """Remember the network if none before had a better `score`; epochs count from 1."""
+        if self.best is None or score > self.best["score"]:
+            net = copy.deepcopy(self.net.state_dict())
+            self.best = {"score": score, "epoch": epoch + 1, "net": net}
+
+    def settle(self) -> None:
+        """Take the best network, if epochs were judged."""
+        if self.best is not None:
+            self.net.load_state_dict(self.best["net"])
+
+
+def rate(done: float, recipe: Recipe) -> float:
+    """Return the learning rate as a share of its peak, after the share `done` of the steps."""
+    if recipe.schedule == "steps":
+        return 0.1 ** sum(done >= milestone for milestone in recipe.milestones)
+    if done < recipe.warmup:
+        return 0.1 + 0.9 * done / recipe.warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - recipe.warmup) / (1 - recipe.warmup)))
+
+
+def _split(data: Images, held: int) -> tuple[Images | None, Images]:
+    """Images to validate on, and the others."""
+    if not held:
+        return None, data
+    if held >= len(data):
+        raise InputError(
+            f"validation must be below the {len(data)} images of {data.name}, not {held}"
+        )
+    chosen = spread(len(data), held)
+    return data.take(chosen), data.take(np.setdiff1d(np.arange(len(data)), chosen))
+
+
+def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    learned = [p for p in net.parameters() if p.requires_grad]
+    decayed = [p for p in learned if p.ndim > 1]
+    plain = [p for p in learned if p.ndim <= 1]
+    return torch.optim.SGD(
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain}],
         lr=recipe.peak_lr,
         momentum=recipe.momentum,
         nesterov=True,
     )
-    per_epoch = len(data) // recipe.batch
-    if not per_epoch:
-        raise InputError(
-            f"batch must be at most the {len(data)} images of {data.name}, not {recipe.batch}"
-        )
-    steps = per_epoch * len(recipe.resolutions)
-    done, spent_s = 0, 0.0
-    state_file = out / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=device)
-        if state["recipe"] != json.dumps(asdict(recipe)):
-            raise InputError(f"{state_file}: holds the state of another recipe; choose another -o")
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, spent_s = state["step"], state["spent_s"]
-
-    out.mkdir(parents=True, exist_ok=True)
-    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
-    started = saved = time.monotonic()
-    net.train()
-    for epoch in range(done // per_epoch, len(recipe.resolutions)):
-        skip = done - epoch * per_epoch
-        for step, (x, y) in enumerate(
-            _batches(images, labels, recipe, epoch, skip), start=epoch * per_epoch + skip
-        ):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.peak_lr * _one_cycle(step / steps, recipe.warmup)
-            x, y = x.to(device), y.to(device)
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.bfloat16):
-                logits = net(x)
-                loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            done = step + 1
-            if progress is not None:
-                hit = (logits.argmax(1) == y).float().mean().item()
-                progress(done, steps, loss.item(), hit)
-            if time.monotonic() - saved > save_every_s or done == steps:
-                saved = time.monotonic()
-                _save(
-                    state_file,
-                    {
-                        "recipe": json.dumps(asdict(recipe)),
-                        "net": net.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "step": done,
-                        "spent_s": spent_s + saved - started,
-                    },
-                )
-    net.eval()
-    record = {
-        "recipe": asdict(recipe),
-        "data": data.name,
-        "images": len(data),
-        "steps": steps,
-        "device": device,
-        "wall_s": round(spent_s + time.monotonic() - started, 1),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
-    return net.cpu()
-
-
-def _one_cycle(done: float, warmup: float) -> float:
-    """Return the learning rate as a share of its peak, after the share `done` of the steps."""
-    if done < warmup:
-        return 0.1 + 0.9 * done / warmup
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
 def _batches(
-    images: Tensor, labels: Tensor, recipe: Recipe, epoch: int, skip: int
+    images: Tensor, labels: Tensor, recipe: Recipe, epoch: int, skip: int, device: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the epoch's augmented batches from number `skip` on; (B, 3, R, R) in [0, 1]."""
     side = recipe.resolutions[epoch]
@@ -180,25 +203,25 @@ def _batches(
     )
     for index in range(skip, len(labels) // recipe.batch):
         chosen = order[index * recipe.batch : (index + 1) * recipe.batch]
-        x = images[chosen].float().div_(255)
+        x = images[chosen].to(device, non_blocking=True).float().div_(255)
         if side != x.shape[-1]:
             x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
         rng = np.random.default_rng((recipe.seed, epoch, index))
-        yield _augment(x, rng), labels[chosen]
+        yield _augment(x, rng), labels[chosen].to(device, non_blocking=True)
 
 
 def _augment(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Shift by up to an eighth of the side in each direction (zero-padded), flip half of them."""
     count, _, side, _ = x.shape
     pad = side // 8
-    x = F.pad(x, (pad, pad, pad, pad))
-    top, left = rng.integers(0, 2 * pad + 1, (2, count))
+    shift = rng.integers(0, 2 * pad + 1, (2, count, 1))
+    rows, columns = shift + np.arange(side)
     flip = rng.random(count) < 0.5
-    out = torch.empty(count, 3, side, side).to(memory_format=torch.channels_last)
-    for i in range(count):
-        crop = x[i, :, top[i] : top[i] + side, left[i] : left[i] + side]
-        out[i] = crop.flip(-1) if flip[i] else crop
-    return out
+    columns[flip] = columns[flip, ::-1]
+    rows, columns = (torch.from_numpy(at).to(x.device) for at in (rows, columns))
+    padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)  # channels last, as convolutions
+    image = torch.arange(count, device=x.device)[:, None, None]
+    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -207,16 +230,35 @@ def accuracy(
 ) -> float:
     """Return the share of images that `net` (in eval mode) classifies correctly, in [0, 1]."""
     chosen = np.arange(len(data)) if indices is None else np.asarray(indices)
-    right = 0
+    right, device = 0, next(net.parameters()).device
     for start in range(0, len(chosen), batch):
-        part = chosen[start : start + batch]
-        x = torch.from_numpy(data.images[part]).float().div_(255)
-        right += int((net(x).argmax(1).numpy() == data.labels[part]).sum())
+        x, y = _taken(data, chosen[start : start + batch], device)
+        right += int((net(x).argmax(1) == y).sum())
     return right / len(chosen)
 
 
-def _save(path: Path, state: dict) -> None:
-    """Write beside and rename, so that an interrupted save leaves the old state whole."""
-    aside = path.with_suffix(".tmp")
-    torch.save(state, aside)
-    os.replace(aside, path)
+def robust_accuracy(net: nn.Module, data: Images, recipe: Recipe, batch: int = 250) -> float:
+    """Return the share of images right after PGD of the recipe's eps, step and steps, in [0, 1].
+
+    `net` is put in eval mode. A quick figure for the choice of an epoch; what may be published
+    comes from :mod:`sinai.model.robustness`.
+    """
+    net.eval()
+    pgd = Recipe(
+        adversary="pgd",
+        eps=recipe.eps,
+        attack_step=recipe.attack_step,
+        attack_steps=recipe.attack_steps,
+    )
+    right, device = 0, next(net.parameters()).device
+    for start in range(0, len(data), batch):
+        x, y = _taken(data, np.arange(start, min(start + batch, len(data))), device)
+        with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, recipe.bfloat16):
+            torch.manual_seed(start)
+            right += int((net(perturb(net, x, y, pgd)).argmax(1) == y).sum())
+    return right / len(data)
+
+
+def _taken(data: Images, chosen: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    x = torch.from_numpy(data.images[chosen]).to(device).float().div_(255)
+    return x, torch.from_numpy(data.labels[chosen]).to(device)
