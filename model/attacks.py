@@ -44,7 +44,7 @@ class Settings:
     autoattack_steps : int
         Steps of both APGD attacks (the official number is 100), of FAB as well.
     queries : int
-        Of Square, alone and within AutoAttack.
+        Of Square, alone and within AutoAttack, and of random sampling.
     eot : int
         Forward passes whose losses are averaged.
     noise_weight : float
@@ -253,6 +253,20 @@ def _square(net: nn.Module, x: Tensor, y: Tensor, s: Settings, seed: int) -> Ten
     return method.perturb(x, y)
 
 
+@torch.no_grad()
+def _random(net: nn.Module, x: Tensor, y: Tensor, s: Settings, seed: int) -> Tensor:
+    """Images drawn evenly within eps, until one fools the network (Athalye et al. 2018, 3.1)."""
+    found, left = x.clone(), torch.arange(len(x), device=x.device)
+    for _ in range(s.queries):
+        if not len(left):
+            break
+        drawn = (x[left] + torch.empty_like(x[left]).uniform_(-s.eps, s.eps)).clamp(0, 1)
+        fooled = net(drawn).argmax(1) != y[left]
+        found[left[fooled]] = drawn[fooled]
+        left = left[~fooled]
+    return found
+
+
 def _autoattack(net: nn.Module, x: Tensor, y: Tensor, s: Settings, seed: int) -> Tensor:
     """Croce and Hein 2020: APGD-CE, targeted APGD-DLR, targeted FAB, Square.
 
@@ -343,4 +357,5 @@ ATTACKS = {
     "bpda": Attack(_pgd, "PGD with the gradient of the exact outputs", ("dense-path",)),
     "transfer": Attack(_pgd, "PGD crafted on the dense network", ("dense",)),
     "square": Attack(_square, "random search by queries, no gradient", ()),
+    "random": Attack(_random, "images drawn at random, no gradient", ()),
 }

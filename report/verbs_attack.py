@@ -71,8 +71,9 @@ def _number(option: str, default: int, text: str) -> Any:
     "attacks",
     multiple=True,
     metavar="NAME",
-    help="fgsm, mifgsm, pgd, cw, autoattack, eot, adaptive, unbounded, bpda, transfer or square;"
-    " `all` for every one. Repeatable; by default all but the slow ones: cw, autoattack, eot.",
+    help="fgsm, mifgsm, pgd, cw, autoattack, eot, adaptive, unbounded, bpda, transfer, square or"
+    " random; `all` for every one. Repeatable; by default all but random and the slow ones: cw,"
+    " autoattack, eot.",
 )
 @click.option(
     "--eps",
@@ -85,7 +86,7 @@ def _number(option: str, default: int, text: str) -> Any:
     "--step", type=_Ratio(), default="2/255", show_default=True, help="Step of PGD and its like."
 )
 @_number("--steps", 20, "Steps of PGD and its like.")
-@_number("--queries", 5000, "Of Square, alone and within AutoAttack.")
+@_number("--queries", 5000, "Of Square, alone and within AutoAttack, and of random.")
 @_number("--autoattack-steps", 20, "Of APGD and FAB; officially 100.")
 @_number("--cw-steps", 1000, "Of C&W.")
 @click.option(

@@ -71,6 +71,21 @@ def test_fgsm_is_one_signed_step_of_eps(net, batch):
     torch.testing.assert_close(attack(net, x, y, "fgsm", settings=FEW), wanted, atol=1e-6, rtol=0)
 
 
+def test_random_sampling_keeps_the_first_image_that_fools_and_no_other(net, batch):
+    """A network that takes any image but the one it knows for another class."""
+
+    class Knows(torch.nn.Module):
+        def forward(self, x):
+            same = (x == batch[0][0]).flatten(1).all(1)
+            return torch.stack([same.float(), 1 - same.float()], 1)
+
+    x, y = batch[0][:2], torch.tensor([0, 1])
+    found = attack(Knows(), x, y, "random", settings=FEW)
+    assert not torch.equal(found[0], x[0])
+    assert (found[0] - x[0]).abs().max() > FEW.eps / 2
+    assert torch.equal(found[1], x[1]), "any drawn image is right, so none is kept"
+
+
 def test_unbounded_goes_beyond_eps(net, batch):
     x, y = batch
     assert (attack(net, x, y, "unbounded", settings=FEW) - x).abs().max() > 1.5 * FEW.eps
