@@ -1,9 +1,18 @@
 """Image data sets as arrays: uint8 images (N, 3, H, W), int64 labels (N,), and where they are from.
 
-A data set is named on the command line as ``KIND:PATH``. ``imagefolder:DIR`` reads
-``DIR/train/CLASS/*`` and ``DIR/test/CLASS/*``; classes are numbered in alphabetical order, images
-within a class in alphabetical order of their file names, so an index names the same image
-everywhere. ``npz:FILE`` reads what :func:`save` writes.
+A data set is named on the command line as ``KIND:PATH``.
+
+``cifar10:DIR``, ``cifar100:DIR``
+    The authors' Python batches, in their order; of CIFAR-100 the fine labels.
+``fashion-mnist:DIR``
+    The four idx files (Xiao et al. 2017), plain or .gz. Grey values are repeated in three channels,
+    and two rows and columns of zeros are put around the 28 x 28 pixels: 32 x 32.
+``imagefolder:DIR``
+    ``DIR/train/CLASS/*`` and ``DIR/test/CLASS/*``; classes are numbered in alphabetical order,
+    images within a class in alphabetical order of their file names, so an index names the same
+    image everywhere.
+``npz:FILE``
+    What :func:`save` writes.
 """
 
 from __future__ import annotations
@@ -19,11 +28,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import InputError, MissingError
+from . import cifar, idx
 
 __all__ = ["KINDS", "Images", "load", "save"]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm"}
 _SPLITS = ("train", "test")
+
+#: Names of Fashion-MNIST's labels (Xiao et al. 2017, Table 2); its files do not hold them.
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +171,32 @@ def _imagefolder(root: Path, split: str) -> Images:
     )
 
 
+def _cifar10(root: Path, split: str) -> Images:
+    return Images(f"cifar10:{root.name}/{split}", *cifar.read(root, split, cifar.CIFAR10))
+
+
+def _cifar100(root: Path, split: str) -> Images:
+    return Images(f"cifar100:{root.name}/{split}", *cifar.read(root, split, cifar.CIFAR100))
+
+
+def _fashion_mnist(root: Path, split: str) -> Images:
+    prefix = "train" if split == "train" else "t10k"
+    path = root / f"{prefix}-labels-idx1-ubyte"
+    grey = idx.read(root / f"{prefix}-images-idx3-ubyte", 3)  # (N, 28, 28)
+    labels = idx.read(path, 1)
+    if grey.shape[1:] != (28, 28) or len(labels) != len(grey):
+        raise InputError(
+            f"{path}: {len(labels)} labels for images {grey.shape}; there must be one for each, of"
+            " 28 x 28 pixels"
+        )
+    if len(labels) and labels.max() >= len(_FASHION):
+        raise InputError(f"{path}: labels must be between 0 and 9, not {labels.max()}")
+    padded = np.pad(grey, ((0, 0), (2, 2), (2, 2)))
+    images = np.repeat(padded[:, None], 3, axis=1)
+    name = f"fashion-mnist:{root.name}/{split}"
+    return Images(name, images, labels.astype(np.int64), _FASHION)
+
+
 def _npz(path: Path, split: str) -> Images:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -189,4 +239,10 @@ def _npz(path: Path, split: str) -> Images:
 
 
 #: Reader of each kind of data set.
-KINDS = {"imagefolder": _imagefolder, "npz": _npz}
+KINDS = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "fashion-mnist": _fashion_mnist,
+    "imagefolder": _imagefolder,
+    "npz": _npz,
+}
