@@ -175,3 +175,24 @@ def test_recipe_refuses(wrong, words):
 def test_validation_needs_images_left(images, tmp_path):
     with pytest.raises(InputError, match="validation must be below the 96 images"):
         train(replace(RECIPE, validation=96), images, tmp_path)
+
+
+def test_robust_accuracy_counts_what_survives():
+    """A network that looks at the mean alone: PGD moves it by eps, and so by no more."""
+
+    class Brightness(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            mean = self.scale * (x.mean((1, 2, 3)) - 0.5)
+            return torch.stack([-mean, mean], 1)
+
+    pixels = np.array([100, 124, 131, 150], np.uint8)[:, None, None, None]  # 127.5 is the border
+    data = Images("grey", np.tile(pixels, (1, 3, 8, 8)), np.array([0, 0, 1, 1]), ("dark", "bright"))
+    net = Brightness()
+    assert accuracy(net, data) == 1
+    for eps, share in ((2 / 255, 1), (8 / 255, 0.5), (50 / 255, 0)):
+        recipe = Recipe(eps=eps, attack_step=eps / 4, attack_steps=8, bfloat16=False)
+        assert robust_accuracy(net, data, recipe) == share
