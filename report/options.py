@@ -71,9 +71,9 @@ data_option = click.option(
     "--data",
     metavar="KIND:PATH",
     required=True,
-    help="Data set: cifar10:DIR or cifar100:DIR (the authors' Python batches), fashion-mnist:DIR (idx"
-    " files, plain or .gz), imagefolder:DIR with DIR/train/CLASS/IMAGE and DIR/test/CLASS/IMAGE, or"
-    " npz:FILE.",
+    help="Data set: cifar10:DIR or cifar100:DIR (the authors' Python batches), fashion-mnist:DIR"
+    " (idx files, plain or .gz), imagefolder:DIR with DIR/train/CLASS/IMAGE and"
+    " DIR/test/CLASS/IMAGE, or npz:FILE.",
 )
 projection_option = click.option(
     "--projection",
