@@ -4,6 +4,7 @@
 #   make test CONSTRAINTS=            newest versions that pyproject.toml allows
 #   make test PYTEST_FLAGS="-k cli"   other flags for pytest
 #   make soak SOAK_FLAGS="--hours 8"  other flags for sinai.report.soak
+#   make tradeoff DATA=imagefolder:DIR ATTACK_FLAGS="--images 500"  other flags for sinai attack
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,12 +13,17 @@ PYTEST_FLAGS ?= -n auto
 FIGURE5 ?= build/figure5
 CYCLES ?= build/cycles
 SOAK_FLAGS ?= --machines 24 --layers 150
+CHECKPOINT ?= resnet18-cifar10jpeg
+ROBUST ?= build/robust
+ATTACK_FLAGS ?= --images 100 $(addprefix --scheme ,dense unstructured:0.5 unstructured:0.8 \
+  unstructured:0.9 structured:4:8 structured:6:8 structured:7:8) \
+  $(addprefix --attack ,fgsm pgd bpda transfer square) --queries 500
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DELETE_ON_ERROR:
-.PHONY: help figure5 test lint format wheel pse-exhaustive engines soak networks cycles bench-rtl theory clean
+.PHONY: help figure5 test lint format wheel pse-exhaustive engines soak networks cycles bench-rtl theory tradeoff clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -59,6 +65,14 @@ bench-rtl: $(VENV)/everything ## cycles a second of the compiled RTL of the publ
 
 theory: $(VENV)/everything ## the paper's theorems measured on the bundled networks, build/theory
 	OMP_NUM_THREADS=1 $(BIN)/python -m sinai.report.theory -o build/theory --force
+
+tradeoff: $(ROBUST)/robustness.json ## attack CHECKPOINT, DATA=KIND:PATH; worst case against EDP, build/tradeoff
+	OMP_NUM_THREADS=1 $(BIN)/sinai tradeoff $(ROBUST) -o build/tradeoff --force
+
+# Goes on after the last batch where it was interrupted; a new checkpoint is attacked anew.
+$(ROBUST)/robustness.json: $(wildcard model/checkpoints/$(CHECKPOINT)/checkpoint.json) | $(VENV)/everything
+	@test -n "$(DATA)" || { echo "make tradeoff needs test images: DATA=imagefolder:DIR" >&2; exit 2; }
+	$(BIN)/sinai attack $(CHECKPOINT) --data $(DATA) $(ATTACK_FLAGS) -o $(ROBUST) --force
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

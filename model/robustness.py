@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import InputError
+from ..common.robustness import COLUMNS, FILE, WORST
 from ..common.scheme import Scheme
 from .attacks import ATTACKS, Settings, attack, remarks
 from .data import Images
@@ -34,21 +35,6 @@ from .pool import Pool
 from .sinai import layers_of, set_scheme
 
 __all__ = ["COLUMNS", "WORST", "Cell", "measure", "plan", "table", "write"]
-
-#: Columns of a table, in order.
-COLUMNS = (
-    "scheme",
-    "attack",
-    "images",
-    "clean",
-    "straight_through",
-    "as_in_paper",
-    "worst_case",
-    "median_l2",
-)
-
-#: Name of the row that is the minimum over all bounded attacks of a scheme.
-WORST = "all bounded"
 
 
 @dataclass(frozen=True)
@@ -129,7 +115,8 @@ def measure(
     dict
         settings, seed, batch, device, versions, network (SHA-256 of its numbers), data, indices,
         labels, clean (scheme to what each image counts), cells (each with right, l2, linf of every
-        image, seconds and remarks) and rows (:func:`table`). JSON can hold it.
+        image, seconds and remarks), bounded (those of the attacks that stay within eps) and rows
+        (:func:`table`). JSON can hold it.
 
     Raises
     ------
@@ -184,6 +171,7 @@ def measure(
     joined = {cell: _join(found[cell, start] for start in starts) for cell, _ in work}
     record["clean"] = {s: joined[Cell(s, "clean", "")]["right"] for s in schemes}
     record["cells"] = [{**asdict(cell), **joined[cell]} for cell in cells]
+    record["bounded"] = [n for n in dict.fromkeys(c.attack for c in cells) if ATTACKS[n].bounded]
     record["rows"] = table(record)
     return record
 
@@ -221,7 +209,7 @@ def table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 def write(record: Mapping[str, Any], folder: Path) -> None:
     """Write robustness.json (the record), robustness.csv and robustness.md (its rows)."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    (folder / "robustness.json").write_text(text, encoding="utf-8")
+    (folder / FILE).write_text(text, encoding="utf-8")
     with (folder / "robustness.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

@@ -18,9 +18,11 @@ from . import (
     verbs_attack,
     verbs_bitops,
     verbs_cycles,
+    verbs_exp,
     verbs_machine,
     verbs_model,
     verbs_trace,
+    verbs_tradeoff,
     verbs_validate,
 )
 
@@ -67,6 +69,8 @@ for _verb in (
     *verbs_validate.VERBS,
     *verbs_model.VERBS,
     *verbs_attack.VERBS,
+    *verbs_exp.VERBS,
+    *verbs_tradeoff.VERBS,
 ):
     sinai.add_command(_verb)
 

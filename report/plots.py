@@ -8,7 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["METRICS", "SERIES", "Series", "draw_correlation", "draw_figure5", "panel", "select"]
+__all__ = [
+    "METRICS",
+    "SERIES",
+    "Series",
+    "draw_correlation",
+    "draw_figure5",
+    "draw_tradeoff",
+    "panel",
+    "select",
+]
 
 
 @dataclass(frozen=True)
@@ -162,4 +171,61 @@ def draw_correlation(table: pd.DataFrame, caption: str) -> Figure:
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7, frameon=False, loc="upper left")
     figure.text(0.02, 0.02, caption, fontsize=6, va="bottom", ha="left", wrap=True)
+    return figure
+
+
+def draw_tradeoff(table: pd.DataFrame, caption: str) -> Figure:
+    """Draw accuracy against EDP, a panel a machine: clean, attacked as in the paper, worst case.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of tradeoff.csv.
+    caption : str
+        Line under the panels.
+    """
+    figure = Figure(figsize=(7.2, 3.7), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.13, 1, 0.8))
+    drawn = [series for series in (SERIES[0], SERIES[3]) if len(select(table, series))]
+    axes = figure.subplots(1, len(drawn), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, series in zip(axes, drawn, strict=True):
+        rows = select(table, series)
+        for name, label, style in (
+            ("clean", "clean", {"alpha": 0.4, "linestyle": "-", "fillstyle": "full"}),
+            ("as_in_paper", "as in paper", {"linestyle": ":", "fillstyle": "none"}),
+            ("worst_case", "worst case", {"linestyle": "-", "fillstyle": "full"}),
+        ):
+            ax.errorbar(
+                rows["edp_norm"],
+                100 * rows[name],
+                100 * rows[f"{name}_se"],
+                label=label,
+                color=series.colour,
+                marker=series.marker,
+                markersize=4,
+                linewidth=1.1,
+                elinewidth=0.7,
+                capsize=1.5,
+                **style,
+            )
+        for _, row in rows.iterrows():
+            ax.annotate(
+                row["scheme"].partition(":")[2] or "dense",
+                (row["edp_norm"], 100 * row["clean"]),
+                xytext=(0, 8),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6,
+            )
+        ax.set_title(f"{series.machine} machine", fontsize=8)
+        ax.set_xscale("log")
+        ax.set_ylim(-3, 103)
+        ax.set_xlabel("EDP relative to dense [1]", fontsize=7)
+        ax.grid(color="0.9", linewidth=0.5)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=7)
+        ax.legend(fontsize=7, frameon=False, loc="best")
+    axes[0].set_ylabel("accuracy [%]", fontsize=7)
+    figure.text(0.01, 0.02, caption, fontsize=6, va="bottom", ha="left", wrap=True)
     return figure
