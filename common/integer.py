@@ -37,7 +37,8 @@ class IntegerLayer:
     noise_weight, noise_bias, noise_multiplier, noise_shift
         Approximate path: int8 in [-7, 7] (C_out, k); int32; int16; 0..62.
     gain, offset, gain_shift
-        Affine after the residual sum: int16 (C_out,) each and 0..62; the identity here.
+        Affine after the residual sum: int16 (C_out,) each and 0..62. The identity, but for networks
+        with a batch-norm between the sum and the ReLU.
     relu : bool
         Whether negative y become 0.
     quantise_shift : int
@@ -45,7 +46,10 @@ class IntegerLayer:
     unsigned : bool
         Whether y^Q is in [0, 15] rather than [-8, 7].
     scale : float
-        Value of one step of z, z~, s and y.
+        Value of one step of z, z~ and s.
+    y_scale : float, optional
+        Value of one step of y, where the affine is a batch-norm: then later layers add s. Without
+        it y has the steps of s, and later layers add y.
     """
 
     layer: Layer
@@ -68,6 +72,12 @@ class IntegerLayer:
     quantise_shift: int
     unsigned: bool
     scale: float
+    y_scale: float | None = None
+
+    @property
+    def output_scale(self) -> float:
+        """Value of one step of y."""
+        return self.scale if self.y_scale is None else self.y_scale
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +115,10 @@ class LayerRun:
     s: Ints
     y: Ints
     yq: Ints
+
+    def kept(self, spec: IntegerLayer) -> Ints:
+        """What later layers add of this layer, (B, P, C_out)."""
+        return self.y if spec.y_scale is None else self.s
 
 
 def im2col(x: Ints, kernel: int, stride: int, padding: int) -> Ints:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .affine import affine
 from .chain import INPUT, Link
 from .quant import levels
 from .sinai import SinaiConv2d
@@ -30,11 +31,24 @@ _PHASES = 8
 
 @dataclass(frozen=True)
 class Scales:
-    """Steps of one tensor: value = `scale` * int16, and x^Q has steps of `scale` * 2**`shift`."""
+    """Steps of what a layer writes, or of the image.
+
+    Parameters
+    ----------
+    scale : float
+        Value of one step of y, which later layers read.
+    shift : int
+        x^Q has steps of `scale` * 2**`shift`.
+    unsigned : bool
+        Whether x^Q is in [0, 15] rather than [-8, 7].
+    sum_scale : float
+        Value of one step of z, z~ and s; another than `scale` only where a batch-norm is between.
+    """
 
     scale: float
     shift: int
     unsigned: bool
+    sum_scale: float
 
     @property
     def step(self) -> float:
@@ -82,31 +96,76 @@ def calibrate(
     The 4-bit step of a tensor minimises the mean squared error of x^Q over a sample of its values,
     up to the common factor that tensors of one residual stream share.
     """
+    values, sums, reads = _watch(net, links, images, seed)
+    norms = {link.name: link.norm for link in links if link.norm is not None}
+    unsigned = {INPUT: False} | {link.name: link.relu for link in links}
+    scales = {}
+    for stream in streams(links):
+        # What a batch-norm makes of a sum is in no stream, and only then is it another tensor.
+        plain = [name for name in stream if name not in norms]
+        top = max([sums[name] for name in stream] + [reads[name] for name in plain])
+        scale, shifts = _choose(
+            {name: _errors(values[name], unsigned[name]) for name in plain if name in values},
+            top * (1 if stream == [INPUT] else HEADROOM),
+        )
+        for name in plain:
+            scales[name] = Scales(scale, shifts.get(name, 0), unsigned[name], scale)
+        for name in set(stream) - set(plain):
+            errors = {name: _errors(values[name], unsigned[name])} if name in values else {}
+            top = reads[name] * HEADROOM
+            y_scale, shifts = _choose(errors, top)
+            while np.abs(affine(norms[name], scale, y_scale)[1]).max() > 32767:
+                top *= 2
+                y_scale, shifts = _choose(errors, top)
+            scales[name] = Scales(y_scale, shifts.get(name, 0), unsigned[name], scale)
+    return scales
+
+
+def _watch(
+    net: nn.Module, links: Sequence[Link], images: Tensor, seed: int
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, float], dict[str, float]]:
+    """Run `net`; return a sample of what is read of each tensor that any layer reads, and the
+    largest magnitude of the sums and of what is read, by name."""
     values: dict[str, NDArray[np.float32]] = {}
-    largest: dict[str, float] = {link.name: 0.0 for link in links} | {INPUT: 0.0}
+    sums: dict[str, float] = {link.name: 0.0 for link in links} | {INPUT: 0.0}
+    reads = dict(sums)
     generator = torch.Generator().manual_seed(seed)
 
     def visit(link: Link, x: Tensor, z: Tensor) -> None:
         if link.source not in values:
             flat = x.flatten()
             chosen = torch.randint(len(flat), (1 << 17,), generator=generator)
-            values[link.source] = flat[chosen].numpy()
-        largest[link.source] = max(largest[link.source], x.abs().max().item())
-        largest[link.name] = max(largest[link.name], z.abs().max().item())
+            values[link.source] = flat[chosen.to(flat.device)].cpu().numpy()
+        reads[link.source] = max(reads[link.source], x.abs().max().item())
+        sums[link.name] = max(sums[link.name], z.abs().max().item())
 
-    observe(net, links, images, visit)
-    unsigned = {INPUT: False} | {link.name: link.relu for link in links}
-    scales = {}
-    for stream in streams(links):
-        errors = {name: _errors(values[name], unsigned[name]) for name in stream if name in values}
-        steps = _shared_steps(errors)
-        top = max(largest[name] for name in stream) * (1 if stream == [INPUT] else HEADROOM)
-        reference = next(iter(steps.values()), top / 8)
-        scale = reference * 2.0 ** np.ceil(np.log2(top / 32767 / reference))
-        for name in stream:
-            shift = round(np.log2(steps[name] / scale)) if name in steps else 0
-            scales[name] = Scales(float(scale), max(shift, 0), unsigned[name])
-    return scales
+    def see(link: Link, s: Tensor, normalised: Tensor) -> None:
+        sums[link.name] = max(sums[link.name], s.abs().max().item())
+        reads[link.name] = max(reads[link.name], normalised.max().item())
+
+    handles = [
+        link.norm.register_forward_hook(
+            lambda module, args, out, link=link: see(link, args[0], out)
+        )
+        for link in links
+        if link.norm is not None
+    ]
+    try:
+        observe(net, links, images, visit)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return values, sums, reads
+
+
+def _choose(errors: Mapping[str, Mapping[int, float]], top: float) -> tuple[float, dict[str, int]]:
+    """A scale that reaches `top`, and the shift of each tensor with `errors`."""
+    steps = _shared_steps(errors)
+    top = max(top, 1e-6)
+    reference = next(iter(steps.values()), top / 32767)
+    scale = reference * 2.0 ** np.ceil(np.log2(top / 32767 / reference))
+    shifts = {name: max(round(np.log2(step / scale)), 0) for name, step in steps.items()}
+    return float(scale), shifts
 
 
 def _errors(values: NDArray[np.float32], unsigned: bool) -> dict[int, float]:

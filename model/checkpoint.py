@@ -32,7 +32,7 @@ from ..traces import networks
 from .integer import IntegerNet
 
 if TYPE_CHECKING:
-    from .nets import ResNet
+    from .nets import PreActResNet, ResNet
 
 __all__ = ["FORMS", "Checkpoint", "Manifest", "bundled", "load", "pack"]
 
@@ -56,8 +56,18 @@ class NoiseNumbers(BaseModel):
     noise_shift: Shift
 
 
+class AffineNumbers(BaseModel):
+    """What is no array of a batch-norm behind a sum."""
+
+    model_config = _STRICT
+
+    gain_shift: Shift
+    y_scale: Annotated[float, Field(gt=0)]
+
+
 class LayerNumbers(BaseModel):
-    """What is no array of one layer; names as in :class:`sinai.common.integer.IntegerLayer`."""
+    """What is no array of one layer; names as in :class:`sinai.common.integer.IntegerLayer`. Layers
+    without a batch-norm behind their sum have no `affine`."""
 
     model_config = _STRICT
 
@@ -71,6 +81,7 @@ class LayerNumbers(BaseModel):
     scale: Annotated[float, Field(gt=0)]
     patch: NoiseNumbers
     tap: NoiseNumbers
+    affine: AffineNumbers | None = None
 
 
 class Manifest(BaseModel):
@@ -92,6 +103,8 @@ class Manifest(BaseModel):
         As in :class:`sinai.model.integer.IntegerNet`.
     layers : tuple of LayerNumbers
         In order of execution.
+    weight_bits : int
+        Bits of the exact path's weights, 2 to 16; the arrays of 8 and fewer are int8.
     training, distillation : dict
         Records of how it was made: recipe, images, epochs, seconds, versions.
     accuracy : list of dict
@@ -112,6 +125,7 @@ class Manifest(BaseModel):
     input_scale: Annotated[float, Field(gt=0)]
     input_shift: Shift
     layers: tuple[LayerNumbers, ...]
+    weight_bits: Annotated[int, Field(ge=2, le=16)] = 16
     training: dict[str, Any]
     distillation: dict[str, Any]
     accuracy: list[dict[str, Any]] = []
@@ -145,7 +159,7 @@ class Checkpoint:
             self._nets[projection] = _unpack(self.manifest, self.arrays, projection)
         return self._nets[projection]
 
-    def floating(self, projection: str = "patch") -> ResNet:
+    def floating(self, projection: str = "patch") -> ResNet | PreActResNet:
         """Return the PyTorch network with the values of the integers, in eval mode."""
         from .quantise import dequantise
 
@@ -203,9 +217,11 @@ def pack(
     classes: tuple[str, ...],
     training: dict[str, Any],
     distillation: dict[str, Any],
+    weight_bits: int = 16,
     name: str = "",
 ) -> Checkpoint:
-    """Return the checkpoint of one network with both forms of P; `nets` maps form to network."""
+    """Return the checkpoint of one network with both forms of P; `nets` maps form to network, whose
+    exact weights have `weight_bits`."""
     patch = nets["patch"]
     arrays: dict[str, NDArray[Any]] = {
         "mean": patch.mean,
@@ -215,8 +231,12 @@ def pack(
     }
     numbers = []
     for index, spec in enumerate(patch.layers):
-        for field in ("weight", "bias", "multiplier"):
-            arrays[f"{index}/{field}"] = getattr(spec, field)
+        arrays[f"{index}/weight"] = spec.weight.astype(_weight_type(weight_bits))
+        arrays[f"{index}/bias"], arrays[f"{index}/multiplier"] = spec.bias, spec.multiplier
+        normed = None
+        if spec.y_scale is not None:
+            arrays[f"{index}/gain"], arrays[f"{index}/offset"] = spec.gain, spec.offset
+            normed = AffineNumbers(gain_shift=spec.gain_shift, y_scale=spec.y_scale)
         forms = {}
         for form in FORMS:
             noisy = nets[form].layers[index]
@@ -235,6 +255,7 @@ def pack(
                 quantise_shift=spec.quantise_shift,
                 unsigned=spec.unsigned,
                 scale=spec.scale,
+                affine=normed,
                 **forms,
             )
         )
@@ -246,6 +267,7 @@ def pack(
         input_scale=patch.input_scale,
         input_shift=patch.input_shift,
         layers=tuple(numbers),
+        weight_bits=weight_bits,
         training=training,
         distillation=distillation,
         model_digest="0" * 64,
@@ -320,12 +342,16 @@ def _expected(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
     for form in FORMS:
         for index, layer in enumerate(networks.layers(manifest.network, form, manifest.seed)):
             n, last = layer.c_out, layer.c_out
-            known[f"{index}/weight"] = ("int16", (n, layer.d))
+            known[f"{index}/weight"] = (_weight_type(manifest.weight_bits), (n, layer.d))
             known[f"{index}/bias"] = ("int32", (n,))
             known[f"{index}/multiplier"] = ("int16", (n,))
             known[f"{index}/{form}/noise_weight"] = ("int8", (n, layer.k))
             known[f"{index}/{form}/noise_bias"] = ("int32", (n,))
             known[f"{index}/{form}/noise_multiplier"] = ("int16", (n,))
+    for index, numbers in enumerate(manifest.layers):
+        if numbers.affine is not None:
+            shape = known[f"{index}/multiplier"][1]
+            known[f"{index}/gain"] = known[f"{index}/offset"] = ("int16", shape)
     known["classifier"] = ("float32", (classes, last))
     known["classifier_bias"] = ("float32", (classes,))
     return known
@@ -333,14 +359,14 @@ def _expected(manifest: Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _check(record: Path, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
     try:
-        known = _expected(manifest)
+        names = [layer.name for layer in networks.layers(manifest.network)]
     except InputError as error:
         raise InputError(f"{record}: {error}") from None
-    names = [layer.name for layer in networks.layers(manifest.network)]
     if [layer.name for layer in manifest.layers] != names:
         raise InputError(
             f"{record}: layers must be those of {manifest.network}: {', '.join(names)}"
         )
+    known = _expected(manifest)
     odd = sorted({*known} ^ {*arrays})
     if odd:
         how = "missing" if odd[0] in known else "unknown"
@@ -359,10 +385,18 @@ def _check(record: Path, manifest: Manifest, arrays: Mapping[str, NDArray[Any]])
         )
 
 
+def _weight_type(bits: int) -> str:
+    """Type of stored weights of the exact path; the network has them as int16."""
+    return "int8" if bits <= 8 else "int16"
+
+
 def _digest(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over the manifest's numbers and every array, in the order of names."""
+    """SHA-256 over the manifest's numbers and every array, in the order of names. What a layer does
+    not have, it does not count."""
     numbers = manifest.model_dump(
-        mode="json", include={"network", "seed", "input_scale", "input_shift", "layers"}
+        mode="json",
+        include={"network", "seed", "input_scale", "input_shift", "layers"},
+        exclude_none=True,
     )
     total = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
     for name in sorted(arrays):
@@ -381,12 +415,16 @@ def _unpack(manifest: Manifest, arrays: Mapping[str, NDArray[Any]], form: str) -
         if form == "tap":
             rows, columns = layer.k // layer.taps, layer.c_in
         noise: NoiseNumbers = getattr(numbers, form)
+        normed = numbers.affine
+        gain, offset = np.ones(layer.c_out, np.int16), np.zeros(layer.c_out, np.int16)
+        if normed is not None:
+            gain, offset = arrays[f"{index}/gain"], arrays[f"{index}/offset"]
         layers.append(
             IntegerLayer(
                 layer=replace(layer, unsigned_input=unsigned.get(numbers.source, False)),
                 source=numbers.source,
                 residual=numbers.residual,
-                weight=arrays[f"{index}/weight"],
+                weight=arrays[f"{index}/weight"].astype(np.int16),
                 bias=arrays[f"{index}/bias"],
                 multiplier=arrays[f"{index}/multiplier"],
                 shift=numbers.shift,
@@ -396,13 +434,14 @@ def _unpack(manifest: Manifest, arrays: Mapping[str, NDArray[Any]], form: str) -
                 noise_bias=arrays[f"{index}/{form}/noise_bias"],
                 noise_multiplier=arrays[f"{index}/{form}/noise_multiplier"],
                 noise_shift=noise.noise_shift,
-                gain=np.ones(layer.c_out, np.int16),
-                offset=np.zeros(layer.c_out, np.int16),
-                gain_shift=0,
+                gain=gain,
+                offset=offset,
+                gain_shift=0 if normed is None else normed.gain_shift,
                 relu=numbers.relu,
                 quantise_shift=numbers.quantise_shift,
                 unsigned=numbers.unsigned,
                 scale=numbers.scale,
+                y_scale=None if normed is None else normed.y_scale,
             )
         )
     return IntegerNet(
@@ -447,4 +486,4 @@ def _archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def _json(manifest: Manifest) -> str:
-    return json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n"
+    return json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1) + "\n"

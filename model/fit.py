@@ -9,9 +9,12 @@ improve weight by weight until no single change helps much.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 __all__ = ["Fit", "Moments", "fit", "multipliers"]
@@ -26,6 +29,8 @@ _RIDGE = 1e-3
 _STEPS = np.geomspace(0.2, 1.0, 14)
 
 _TOP = 7
+
+_ARRAYS = ("p", "z", "pp", "pz", "zz")
 
 
 @dataclass
@@ -47,6 +52,16 @@ class Moments:
         self.pp = self.pp + (p.T @ p).astype(np.float64)
         self.pz = self.pz + (p.T @ z).astype(np.float64)
         self.zz = self.zz + np.square(z, dtype=np.float64).sum(0)
+
+    def tensors(self) -> dict[str, Any]:
+        """All fields as PyTorch's restricted loader takes them; :meth:`of` is the inverse."""
+        arrays = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        return arrays | {"weight": self.weight}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Moments:
+        """Return the moments that :meth:`tensors` was called of."""
+        return cls(values["weight"], *(values[name].numpy() for name in _ARRAYS))
 
     def combined(self, other: Moments) -> Moments:
         """Return both together, each with the weight of this one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from ..common.integer import IntegerLayer, LayerRun, run_layer
 from ..common.scheme import Scheme
 from .chain import INPUT
 
-__all__ = ["IntegerNet"]
+__all__ = ["IntegerNet", "max_pool"]
 
 Ints = NDArray[np.integer]
 
@@ -75,20 +76,51 @@ class IntegerNet:
         thetas : sequence of int, optional
             Fixed threshold of each layer for an unstructured scheme, instead of Top-K.
         """
-        outputs = {INPUT: self.quantise_images(images)}
+        read = {INPUT: self.quantise_images(images)}
+        added: dict[str, Ints] = {}
         for index, spec in enumerate(self.layers):
-            x, xq = outputs[spec.source]
+            layer = spec.layer
             residual = None
             if spec.residual:
-                residual = outputs[spec.residual][0].reshape(
-                    len(images), spec.layer.pixels, spec.layer.c_out
-                )
+                residual = added[spec.residual].reshape(len(images), layer.pixels, layer.c_out)
             theta = None if thetas is None else thetas[index]
-            done = run_layer(spec, x, xq, residual, scheme, theta)
-            shape = (len(images), spec.layer.h_out, spec.layer.w_out, spec.layer.c_out)
-            outputs[spec.layer.name] = done.y.reshape(shape), done.yq.reshape(shape)
+            done = run_layer(spec, *read[spec.source], residual, scheme, theta)
+            shape = (len(images), layer.h_out, layer.w_out, layer.c_out)
+            y, yq, kept = (v.reshape(shape) for v in (done.y, done.yq, done.kept(spec)))
+            if index == 0 and self.pools:
+                y, yq, kept = max_pool(y), max_pool(yq), max_pool(kept)
+            read[layer.name], added[layer.name] = (y, yq), kept
             if observe is not None:
                 observe(index, done)
-        last = self.layers[-1]
-        pooled = outputs[last.layer.name][0].mean((1, 2), dtype=np.float64) * last.scale
+            self._forget(index, read, added)
+        return self.classify(read[self.layers[-1].layer.name][0])
+
+    def classify(self, y: Ints) -> NDArray[np.float64]:
+        """Return logits (B, classes) of the last layer's y (B, H, W, C)."""
+        pooled = y.mean((1, 2), dtype=np.float64) * self.layers[-1].output_scale
         return pooled @ self.classifier.T.astype(np.float64) + self.classifier_bias
+
+    @property
+    def pools(self) -> bool:
+        """Whether the host pools the first layer's outputs (:func:`max_pool`)."""
+        return self.layers[1].layer.h_in < self.layers[0].layer.h_out
+
+    def _forget(self, index: int, *outputs: dict[str, Any]) -> None:
+        """Drop outputs that no layer after `index` needs; the last ones are the classifier's."""
+        later = self.layers[index + 1 :]
+        needed = {name for spec in later for name in (spec.source, spec.residual)}
+        needed.add(self.layers[-1].layer.name)
+        for made in outputs:
+            for name in made.keys() - needed:
+                del made[name]
+
+
+def max_pool(values: Ints) -> Ints:
+    """Largest of 3x3 values, stride 2, padding 1: (B, H, W, C) to half the side, rounded up.
+
+    Rounding to 4 bit keeps order, so y^Q may be pooled like y.
+    """
+    low = np.iinfo(values.dtype).min
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=low)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return windows[:, ::2, ::2].max((-2, -1))

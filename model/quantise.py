@@ -15,11 +15,12 @@ import torch
 from ..common.integer import IntegerLayer
 from ..common.layer import Layer
 from ..traces import networks
+from .affine import affine, set_affine
 from .calibrate import Scales
-from .chain import INPUT, chain
+from .chain import INPUT, Link, chain
 from .fit import multipliers
 from .integer import IntegerNet
-from .nets import ResNet, build
+from .nets import PreActResNet, ResNet, build
 from .sinai import SinaiConv2d, convert
 
 __all__ = ["dequantise", "quantise"]
@@ -27,8 +28,17 @@ __all__ = ["dequantise", "quantise"]
 _INT16, _INT32 = (1 << 15) - 1, (1 << 31) - 1
 
 
-def quantise(net: ResNet, network: str, scales: Mapping[str, Scales], seed: int) -> IntegerNet:
-    """Return the integer network of `net`, converted with `seed` and calibrated to `scales`."""
+def quantise(
+    net: ResNet | PreActResNet,
+    network: str,
+    scales: Mapping[str, Scales],
+    seed: int,
+    weight_bits: int = 16,
+) -> IntegerNet:
+    """Return the integer network of `net`, converted with `seed` and calibrated to `scales`.
+
+    Weights of the exact path are rounded to `weight_bits`, with a step for each output channel.
+    """
     links = chain(net)
     projection = links[0].module.projection
     geometry = networks.layers(network, projection, seed)
@@ -36,7 +46,7 @@ def quantise(net: ResNet, network: str, scales: Mapping[str, Scales], seed: int)
     for link, layer in zip(links, geometry, strict=True):
         source = scales[link.source]
         layer = replace(layer, unsigned_input=source.unsigned)
-        layers.append(_quantise_layer(link, layer, source, scales[link.name]))
+        layers.append(_quantise_layer(link, layer, source, scales[link.name], weight_bits))
     return IntegerNet(
         network=network,
         layers=tuple(layers),
@@ -49,12 +59,12 @@ def quantise(net: ResNet, network: str, scales: Mapping[str, Scales], seed: int)
     )
 
 
-def dequantise(net: IntegerNet, seed: int) -> ResNet:
+def dequantise(net: IntegerNet, seed: int) -> ResNet | PreActResNet:
     """Return the floating-point network with the values of `net`'s integers, scheme ``dense``."""
     projection = net.layers[0].layer.projection
     out = build(net.network, len(net.classifier)).eval()
     out = convert(out, projection=projection, seed=seed, batch_norm="fold")
-    scales = {spec.layer.name: spec.scale for spec in net.layers} | {INPUT: net.input_scale}
+    scales = {spec.layer.name: spec.output_scale for spec in net.layers} | {INPUT: net.input_scale}
     shifts = {spec.layer.name: spec.quantise_shift for spec in net.layers}
     shifts[INPUT] = net.input_shift
     with torch.no_grad():
@@ -78,22 +88,31 @@ def dequantise(net: IntegerNet, seed: int) -> ResNet:
             layer.p_shift.fill_(spec.matrix_shift)
             step = spec.scale * 2.0**-spec.noise_shift * spec.noise_multiplier.astype(np.float64)
             layer.set_noise(spec.noise_weight, step, spec.noise_bias * step)
+            if link.norm is not None:
+                gain = spec.gain * (spec.output_scale / spec.scale * 2.0**-spec.gain_shift)
+                set_affine(link.norm, gain, spec.offset * spec.output_scale)
     return out
 
 
-def _quantise_layer(link, layer: Layer, source: Scales, target: Scales) -> IntegerLayer:
+def _quantise_layer(
+    link: Link, layer: Layer, source: Scales, target: Scales, weight_bits: int
+) -> IntegerLayer:
     conv: SinaiConv2d = link.module
     weight = conv.weight.detach().double().permute(0, 2, 3, 1).flatten(1).numpy()
     bias = conv.bias.detach().double().numpy()
-    # The step of an accumulator: small enough for 16-bit weights, large enough for a 32-bit bias.
-    step = np.maximum(np.abs(weight).max(1) / _INT16 * source.scale, np.abs(bias) / _INT32)
+    # The step of an accumulator: large enough for the bits of the weights and of the bias.
+    top = (1 << (weight_bits - 1)) - 1
+    step = np.maximum(np.abs(weight).max(1) / top * source.scale, np.abs(bias) / _INT32)
     step = np.maximum(step, step.max() / (1 << 14)) * (1 + 1e-9)
-    multiplier, shift = _at_least(step / target.scale)
-    step = multiplier * (target.scale / 2.0**shift)
+    multiplier, shift = _at_least(step / target.sum_scale)
+    step = multiplier * (target.sum_scale / 2.0**shift)
     noise_weight, noise_step = conv.noise_levels()
-    noise_multiplier, noise_shift = multipliers(noise_step / target.scale)
-    exact_step = noise_multiplier * (target.scale / 2.0**noise_shift)
+    noise_multiplier, noise_shift = multipliers(noise_step / target.sum_scale)
+    exact_step = noise_multiplier * (target.sum_scale / 2.0**noise_shift)
     noise_bias = conv.noise_bias.detach().double().numpy()
+    gain, offset, gain_shift = np.ones(layer.c_out, np.int16), np.zeros(layer.c_out), 0
+    if link.norm is not None:
+        gain, offset, gain_shift = affine(link.norm, target.sum_scale, target.scale)
     return IntegerLayer(
         layer=layer,
         source=link.source,
@@ -108,13 +127,14 @@ def _quantise_layer(link, layer: Layer, source: Scales, target: Scales) -> Integ
         noise_bias=_round(noise_bias / exact_step).astype(np.int32),
         noise_multiplier=noise_multiplier,
         noise_shift=noise_shift,
-        gain=np.ones(layer.c_out, np.int16),
-        offset=np.zeros(layer.c_out, np.int16),
-        gain_shift=0,
+        gain=gain,
+        offset=offset.astype(np.int16),
+        gain_shift=gain_shift,
         relu=link.relu,
         quantise_shift=target.shift,
         unsigned=target.unsigned,
-        scale=target.scale,
+        scale=target.sum_scale,
+        y_scale=None if link.norm is None else target.scale,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -30,10 +29,9 @@ def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Save tensors and plain values beside `path` and rename: an old file is never half written."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    raw = io.BytesIO()
-    torch.save(state, raw)
     try:
-        aside.write_bytes(raw.getbuffer())
+        with aside.open("wb") as file:
+            torch.save(state, file)
         os.replace(aside, path)
     except OSError as error:
         raise InputError(

@@ -21,10 +21,20 @@ def images():
 
 
 @pytest.fixture(scope="session")
-def _trained(images):
-    """An untrained tiny network whose batch-norms have seen images, so that folding matters."""
+def _trained(normed):
+    return normed("tiny")
+
+
+@pytest.fixture(scope="session")
+def normed(images):
+    """Function from a name to an untrained network of three classes whose batch-norms have seen
+    images, so that folding matters, in eval mode."""
+    return lambda name: _normed(name, images)
+
+
+def _normed(name, images):
     torch.manual_seed(3)
-    net = nets.build("tiny", 3)
+    net = nets.build(name, 3)
     generator = torch.Generator().manual_seed(4)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -134,12 +134,18 @@ def test_bad_input_is_one_sentence(images, tmp_path):
         distill.distill(tmp_path / "run", f"npz:{tmp_path}/two.npz", tmp_path / "out")
 
 
-def test_residual_and_relu_follow_a_layer():
-    v, outputs = torch.tensor([-3.0, 1.0]), {"before": torch.tensor([2.0, 5.0])}
-    finish = distill._finish
-    assert finish(Link("one", None, "x", "before", True), v, outputs).tolist() == [0.0, 6.0]
-    assert finish(Link("one", None, "x", "before", False), v, outputs).tolist() == [-1.0, 6.0]
-    assert finish(Link("one", None, "x", "", True), v, outputs).tolist() == [0.0, 1.0]
+def test_what_follows_a_layer():
+    """Later layers add the sum where a batch-norm follows it, and else what they read."""
+    v, residual = torch.tensor([[[[-3.0]], [[1.0]]]]), torch.tensor([[[[2.0]], [[5.0]]]])
+    both = Link("one", None, "x", "before", True).finish(v, residual)
+    assert [each.flatten().tolist() for each in both] == [[0.0, 6.0]] * 2
+    both = Link("one", None, "x", "before", False).finish(v, residual)
+    assert [each.flatten().tolist() for each in both] == [[-1.0, 6.0]] * 2
+    norm = torch.nn.BatchNorm2d(2, eps=0).eval()
+    norm.running_mean.fill_(2)
+    added, read = Link("one", None, "x", "before", True, norm).finish(v, residual)
+    assert added.flatten().tolist() == [-1.0, 6.0]
+    assert read.flatten().tolist() == [0.0, 4.0]
 
 
 def test_combined_moments_weigh_both_alike():

@@ -61,9 +61,9 @@ def test_defaults_of_distill_are_those_of_the_function():
 
     [verb] = [command for name, command in sinai.commands.items() if name == "distill"]
     declared = inspect.signature(distill).parameters
-    shared = {p.name: p.default for p in verb.params if p.name in ("images", "seed")}
-    assert shared == {name: declared[name].default for name in shared}
-    assert len(shared) == 2
+    names = ("images", "noise_images", "weight_bits", "seed", "device")
+    shared = {p.name: p.default for p in verb.params if p.name in names}
+    assert shared == {name: declared[name].default for name in names}
 
 
 def test_training_leaves_a_state_and_a_record(trained):
@@ -130,6 +130,7 @@ def test_exported_masks_are_real_and_verify(checkpoint, data, tmp_path, capsys):
         ),
         ("distill {trained} --data {data} -o {trained}", "exists already"),
         ("distill {trained} --data {data} --images 0 -o {new}", "between 1 and 10000, not 0"),
+        ("distill {trained} --data {data} --weight-bits 1 -o {new}", "between 2 and 16, not 1"),
         ("evaluate none --data {data}", "none/checkpoint.json: cannot be read"),
         ("evaluate {checkpoint} --data {data} --images 0", "0 is not in the range"),
         ("evaluate {checkpoint} --data {data} --scheme structured:9:8", "between 0 and 8, not 9"),
