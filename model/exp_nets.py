@@ -1,0 +1,258 @@
+"""Networks of the experiments: trained, converted, distilled and fine-tuned once, then kept.
+
+Everything is kept in one folder under names that say what it is and digest what decides it: recipe,
+data and seed. So experiments share networks, and an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..common.errors import InputError
+from .attacks import Settings, attack
+from .data import Images, load
+from .evaluate import spread
+from .exp_plan import DATASETS, Subject
+from .exp_scales import Scale
+from .finetune import finetune
+from .layerwise import distill_layers
+from .pool import Pool
+from .recipes import Recipe
+from .sinai import convert
+from .steps import set_steps
+from .train import train
+from .weights import load_converted
+
+__all__ = ["Networks", "Source", "sources"]
+
+#: Called as ``tell(what, done, of)``.
+Tell = Callable[[str, int, int], None]
+
+_DEFENCES = {"OAT": "none", "PNI": "pni", "L2P": "l2p", "RPF": "rpf"}
+
+_LAYERS: dict[str, dict[str, Any]] = {
+    "convolutions": {},
+    "FFN": {"linear": True, "only": "blocks.*.mlp.*"},
+    "FFN + attention": {"linear": True, "only": ("blocks.*.mlp.*", "blocks.*.attn.*")},
+}
+
+#: Images on which the steps of a pool's members are set.
+_CALIBRATION = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set on the command line, read when it is needed.
+
+    Parameters
+    ----------
+    spec : str
+        ``KIND:PATH``.
+    train_images : int
+        Training images to use at most, spread evenly; 0 for all. Their order is drawn.
+    """
+
+    spec: str
+    train_images: int = 0
+
+    @cached_property
+    def test(self) -> Images:
+        return load(self.spec, "test")
+
+    @cached_property
+    def train(self) -> Images:
+        data = load(self.spec, "train")
+        if data.classes != self.test.classes:
+            raise InputError(
+                f"{self.spec}: classes of train and test differ; give one data set with both"
+            )
+        count = min(self.train_images or len(data), len(data))
+        # Folders come class by class, and steps are set on the first few hundred images.
+        return data.take(np.random.default_rng(0).permutation(spread(len(data), count)))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is trained on."""
+        total = hashlib.sha256(json.dumps(self.train.classes).encode())
+        total.update(self.train.images.tobytes())
+        total.update(self.train.labels.tobytes())
+        return total.hexdigest()
+
+    @property
+    def pixels(self) -> Tensor:
+        return torch.from_numpy(self.train.images)
+
+
+def sources(specs: tuple[str, ...], train_images: int = 0) -> dict[str, Source]:
+    """Return the data set of the paper that each of `specs` stands for, by its number of classes.
+
+    Raises
+    ------
+    InputError
+        If a data set cannot be read, has another number of classes, or two have the same.
+    """
+    found: dict[str, Source] = {}
+    for spec in specs:
+        source = Source(spec, train_images)
+        classes = len(source.test.classes)
+        if classes not in DATASETS:
+            known = ", ".join(f"{count} ({name})" for count, name in DATASETS.items())
+            raise InputError(f"--data {spec}: must have {known} classes, not {classes}")
+        name = DATASETS[classes]
+        if name in found:
+            raise InputError(
+                f"--data {spec}: has {classes} classes as {found[name].spec} has; give one of both"
+            )
+        found[name] = source
+    return found
+
+
+class Networks:
+    """The networks of one scale and seed, made when they are asked for.
+
+    Parameters
+    ----------
+    scale : Scale
+    data : mapping of str to Source
+        By the paper's data set.
+    folder : Path
+        Where they are kept.
+    device : {"cpu", "cuda"}
+    seed : int
+        Of training, P, the order of images and all draws.
+    tell : callable, optional
+    """
+
+    def __init__(
+        self,
+        scale: Scale,
+        data: Mapping[str, Source],
+        folder: Path,
+        *,
+        device: str = "cpu",
+        seed: int = 0,
+        tell: Tell | None = None,
+    ):
+        self.scale, self.data, self.folder = scale, data, folder
+        self.device, self.seed = device, seed
+        self.tell = tell or (lambda what, done, of: None)
+        self._last: tuple[Subject, nn.Module] | None = None
+
+    def get(self, subject: Subject) -> nn.Module:
+        """The network, in eval mode on the CPU; its scheme is whatever the last user has set."""
+        if self._last is None or self._last[0] != subject:
+            self._last = None  # frees the one before
+            self._last = subject, self._make(subject)
+        return self._last[1].cpu()
+
+    def recipe(self, subject: Subject) -> Recipe:
+        """How the network that `subject` starts from is trained."""
+        defence = _DEFENCES.get(subject.method, "none")
+        return replace(self.scale.recipes[subject.network], defence=defence, seed=self.seed)
+
+    def name(self, subject: Subject) -> str:
+        """Name of the folder that holds the finished network."""
+        recipe, source = self.recipe(subject), self.data[subject.dataset]
+        made = {"recipe": asdict(recipe), "data": source.digest}
+        words = [recipe.model, subject.method]
+        if subject.method == "SINAI":
+            made |= {
+                "subject": asdict(replace(subject, pool=False)),
+                "distillation": asdict(self.scale.of(self.scale.distillation, subject.network)),
+                "tuning": asdict(self.scale.of(self.scale.tuning, subject.network)),
+            }
+            words.append("-".join(f"{text}" for text in subject.tuned).replace(":", "_"))
+        return "-".join([*words, hashlib.sha256(json.dumps(made).encode()).hexdigest()[:12]])
+
+    def _make(self, subject: Subject) -> nn.Module:
+        if subject.method == "SINAI":
+            net = self._tuned(subject)
+            return self._pool(net, subject) if subject.pool else net
+        name = self.name(subject)
+
+        def show(done: int, of: int, loss: float, hit: float) -> None:
+            self.tell(f"training {name}", done, of)
+
+        return train(
+            self.recipe(subject),
+            self.data[subject.dataset].train,
+            self.folder / name,
+            progress=show,
+            device=self.device,
+        )
+
+    def _tuned(self, subject: Subject) -> nn.Module:
+        """Convert the trained network, distil its layers and fine-tune it."""
+        name = self.name(subject)
+        folder = self.folder / name
+        if (folder / "net.pt").exists():
+            return load_converted(folder / "net.pt")[0]
+        base = Subject(network=subject.network, dataset=subject.dataset)
+        net = convert(
+            self._make(base), seed=self.seed, bits=subject.bits, **_LAYERS[subject.layers]
+        )
+        self._distil(net.to(self.device), subject, folder, f"distilling {name}")
+        recipe = self.recipe(subject)
+        tuning = self.scale.of(self.scale.tuning, subject.network)
+        data = self.data[subject.dataset]
+        adversary, said = _adversary(recipe)
+
+        def show(done: int, of: int, task: float, error: float) -> None:
+            self.tell(f"fine-tuning {name}", done, of)
+
+        return finetune(
+            net,
+            data.pixels,
+            torch.from_numpy(data.train.labels),
+            folder,
+            replace(tuning, schemes=subject.tuned, seed=self.seed),
+            attack=adversary,
+            attack_name=said,
+            network=recipe.model,
+            progress=show,
+        )
+
+    def _pool(self, net: nn.Module, subject: Subject) -> Pool:
+        """Other P for each further member, whose W~ are distilled; W and b are shared."""
+        pool = Pool(net, self.scale.pool, seed=self.seed).to(self.device)
+        name = self.name(subject)
+        pixels = self.data[subject.dataset].pixels[:_CALIBRATION].to(self.device)
+        for index, member in enumerate(pool.members[1:], start=1):
+            set_steps(member, pixels.float().div(255))
+            what = f"distilling member {index} of {name}"
+            self._distil(member, subject, self.folder / name / f"p{index}", what)
+        return pool.eval()
+
+    def _distil(self, net: nn.Module, subject: Subject, folder: Path, what: str) -> None:
+        recipe = self.scale.of(self.scale.distillation, subject.network)
+        distill_layers(
+            net,
+            self.data[subject.dataset].pixels,
+            folder,
+            replace(recipe, seed=self.seed),
+            progress=lambda done, of, loss: self.tell(what, done, of),
+        )
+
+
+def _adversary(recipe: Recipe) -> tuple[Callable[..., Tensor] | None, str]:
+    """What fine-tuning attacks with: PGD by the recipe's numbers, if training was adversarial."""
+    if recipe.adversary == "none":
+        return None, ""
+    settings = Settings(eps=recipe.eps, step=recipe.attack_step, steps=recipe.attack_steps)
+
+    def make(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seed = int(torch.randint(1 << 31, ()))  # of the step's own draws
+        return attack(net, x, y, "pgd", settings=settings, seed=seed)
+
+    numbers = f"eps {recipe.eps:.4g}, {recipe.attack_steps} steps of {recipe.attack_step:.4g}"
+    return make, f"pgd, {numbers}"
