@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.errors import InputError
+from .baselines import randomised
 from .gradients import NoiseDistance, view
 from .libraries import autoattack as autoattack_library
 from .libraries import foolbox
@@ -275,7 +276,7 @@ def _autoattack(net: nn.Module, x: Tensor, y: Tensor, s: Settings, seed: int) ->
     """
     with torch.no_grad():
         classes = net(x[:1]).shape[1]
-    draws = s.eot if isinstance(net, Pool) else 1
+    draws = s.eot if isinstance(net, Pool) or randomised(net) else 1
     if draws > 1:
         names = ["apgd-ce", "apgd-dlr"]
     elif classes > 3:

@@ -158,7 +158,7 @@ def defend(net: nn.Module, name: str, *, seed: int) -> nn.Module:
     """
     if name not in DEFENCES:
         raise InputError(f"defence must be one of {', '.join(DEFENCES)}, not {name!r}")
-    if randomised(net):
+    if _defended(net):
         raise InputError(f"network: {type(net).__name__} has a defence already; build it anew")
     if name != "none" and any(True for _ in layers_of(net)):
         raise InputError(
@@ -200,7 +200,11 @@ def penalty(net: nn.Module, epoch: int = 1) -> Tensor:
 
 
 def randomised(net: nn.Module) -> bool:
-    """Whether a defence of this module makes the outputs of `net` random."""
+    """Whether outputs of `net` change from pass to pass: by a defence, or as a score is random."""
+    return _defended(net) or any(layer.switches.score == "random" for layer in layers_of(net))
+
+
+def _defended(net: nn.Module) -> bool:
     kinds = (WeightNoise, RandomFilters, FeatureNoise)
     return any(isinstance(module, kinds) for module in net.modules())
 

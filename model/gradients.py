@@ -89,11 +89,22 @@ class NoiseDistance:
     """How far noise moves the layers of a network: mean |z' - z|^2 of the last forward pass.
 
     It watches every SINAI layer of `net`, in place of an earlier observer.
+
+    Raises
+    ------
+    InputError
+        If there is none.
     """
 
     def __init__(self, net: nn.Module):
         self.seen: list[Tensor] = []
-        for layer in layers_of(net):
+        layers = list(layers_of(net))
+        if not layers:
+            raise InputError(
+                f"network: {type(net).__name__} has no SINAI layer, whose noise the adaptive attack"
+                " drives; leave the attack out"
+            )
+        for layer in layers:
             layer.observer = self._see
 
     def _see(self, layer: SinaiLayer, exact: Tensor, noise: Tensor, mixed: Tensor) -> None:

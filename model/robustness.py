@@ -4,6 +4,11 @@ A gain that only one gradient shows is no gain: rounding has the gradient zero, 
 takes it at its word sees less than there is. Tables therefore have three columns: straight-through,
 as in the paper, and the worst case, which is the minimum over attacks image by image. An attack is
 crafted on a view of the network (:mod:`sinai.model.gradients`) and judged on the network itself.
+
+A network with noise of its own (:mod:`sinai.model.baselines`) is right on an image for some draws
+and wrong for others, so the image counts by their share. The lowest of several such estimates lies
+below what is estimated: so the worst attack of an image is chosen by draws of its own, and counts
+by the others.
 """
 
 from __future__ import annotations
@@ -28,13 +33,15 @@ from ..common.errors import InputError
 from ..common.robustness import COLUMNS, FILE, WORST
 from ..common.scheme import Scheme
 from .attacks import ATTACKS, Settings, attack, remarks
+from .baselines import randomised
 from .data import Images
 from .evaluate import spread
+from .gradients import NoiseDistance
 from .libraries import LIBRARIES, autoattack, foolbox
 from .pool import Pool
 from .sinai import layers_of, set_scheme
 
-__all__ = ["COLUMNS", "WORST", "Cell", "measure", "plan", "table", "write"]
+__all__ = ["COLUMNS", "WORST", "Cell", "measure", "plan", "table", "worst", "write"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ def measure(
     count: int = 100,
     settings: Settings | None = None,
     batch: int = 50,
+    draws: int = 10,
     seed: int = 0,
     device: str = "auto",
     journal: Path | None = None,
@@ -93,16 +101,22 @@ def measure(
 ) -> dict[str, Any]:
     """Run `cells` on `count` images spread evenly over `data` and return the record.
 
-    Only images that the network has right are attacked. An image of a
-    :class:`sinai.model.pool.Pool` counts by the share of members that have it right.
+    Only images that the network has right are attacked, in some draw if it is randomised. An image
+    of a :class:`sinai.model.pool.Pool` counts by the share of members that have it right, one of a
+    randomised network by the share of `draws`: the same noise for all attacks, none of which was
+    crafted on it.
 
     Parameters
     ----------
     net : Module
-        A converted network; its scheme is that of the last cell afterwards.
+        Takes images in [0, 1]: a converted network, whose scheme is that of the last cell
+        afterwards, or one without SINAI layers, for scheme ``dense``.
     batch : int
         Images at a time. Each batch has a seed of its own, the same for all cells, so a resumed run
         gives what an uninterrupted one gives.
+    draws : int
+        Forward passes of a randomised network that judge an image, and as many that choose the
+        worst attack; the record has 1 for other networks.
     device : {"auto", "cpu", "cuda"}
     journal : Path, optional
         File that keeps each batch once it is done, and from which such batches are taken; one of
@@ -113,15 +127,17 @@ def measure(
     Returns
     -------
     dict
-        settings, seed, batch, device, versions, network (SHA-256 of its numbers), data, indices,
-        labels, clean (scheme to what each image counts), cells (each with right, l2, linf of every
-        image, seconds and remarks), bounded (those of the attacks that stay within eps) and rows
+        settings, seed, batch, draws, device, versions, network (SHA-256 of its numbers), data,
+        indices, labels, clean (scheme to what each image counts), cells (each with right, l2, linf
+        of every image, seconds and remarks; of a randomised network with chosen, the shares of the
+        draws that choose), bounded (those of the attacks that stay within eps) and rows
         (:func:`table`). JSON can hold it.
 
     Raises
     ------
     InputError
-        If a number is out of range or the journal cannot be written.
+        If a number is out of range, the network has no SINAI layer and a cell needs one, or the
+        journal cannot be written.
     MissingError
         If a library is not installed.
     """
@@ -129,19 +145,26 @@ def measure(
     settings = settings or Settings()
     if batch < 1:
         raise InputError(f"batch must be at least 1, not {batch}")
+    if draws < 1:
+        raise InputError(f"draws must be at least 1, not {draws}")
+    if seed < 0:
+        raise InputError(f"seed must be at least 0, not {seed}")
+    _check(net, cells)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     net = net.eval().to(device)
+    draws = draws if randomised(net) else 1
     chosen = data.take(spread(len(data), count))
     origin = chosen.origin if chosen.origin is not None else np.arange(count)
     record: dict[str, Any] = {
         "settings": asdict(settings),
         "seed": seed,
         "batch": batch,
+        "draws": draws,
         "device": device,
         "versions": _versions(),
         "network": _digest(net),
-        "randomised": isinstance(net, Pool),
+        "randomised": isinstance(net, Pool) or randomised(net),
         "data": data.name,
         "images_sha256": hashlib.sha256(chosen.images.tobytes()).hexdigest(),
         "indices": origin.tolist(),
@@ -162,7 +185,7 @@ def measure(
                 labels = torch.from_numpy(chosen.labels[part]).to(device)
                 set_scheme(net, cell.scheme)
                 clean = found.get((Cell(cell.scheme, "clean", ""), start))
-                row = _run(net, images, labels, cell, clean, settings, seed + start)
+                row = _run(net, images, labels, cell, clean, settings, draws, seed + start)
                 kept[cell, start] = row
                 keep({**asdict(cell), "start": start, **row})
             found[cell, start] = kept[cell, start]
@@ -181,7 +204,8 @@ def table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Accuracies are shares of all images, wrong ones of the clean network included. None where an
     attack has no such gradient: attacks without a choice of gradient have a worst case alone. Under
-    ``dense`` both gradients are the same. median_l2 is the L2 norm of what fooled the network.
+    ``dense`` both gradients are the same. median_l2 is the L2 norm of what fooled the network, in
+    some draw if it is randomised.
     """
     rows = []
     for scheme, clean in record["clean"].items():
@@ -236,14 +260,15 @@ def _run(
     cell: Cell,
     clean: Mapping[str, Any] | None,
     settings: Settings,
+    draws: int,
     seed: int,
 ) -> dict[str, Any]:
     """What each image of a batch counts after an attack, and how far it was moved."""
     begun, count = time.monotonic(), len(images)
     if clean is None:
-        right = _right(net, images, labels)
-        return {"right": right, "l2": [0.0] * count, "linf": [0.0] * count, "seconds": 0.0}
-    before = np.asarray(clean["right"])
+        shares = _right(net, images, labels, draws, seed)
+        return {**shares, "l2": [0.0] * count, "linf": [0.0] * count, "seconds": 0.0}
+    before = _chosen(clean)
     at = torch.from_numpy(np.flatnonzero(before)).to(images.device)
     moved = images.clone()
     with remarks() as said:
@@ -256,11 +281,13 @@ def _run(
             settings=settings,
             seed=seed,
         )
+    after = _right(net, moved, labels, draws, seed)
     # An attacker may always leave an image as it was.
-    right = np.minimum(before, _right(net, moved, labels))
+    left = before < _chosen(after)
+    shares = {name: np.where(left, clean[name], after[name]).tolist() for name in after}
     change = (moved - images).flatten(1).double()
     return {
-        "right": right.tolist(),
+        **shares,
         "l2": change.norm(dim=1).tolist(),
         "linf": change.abs().amax(1).tolist(),
         "seconds": round(time.monotonic() - begun, 2),
@@ -269,28 +296,75 @@ def _run(
 
 
 @torch.no_grad()
-def _right(net: nn.Module, images: Tensor, labels: Tensor) -> list[float]:
-    """Share of the network's members, one if it is no pool, that have each image right."""
+def _right(
+    net: nn.Module, images: Tensor, labels: Tensor, draws: int, seed: int
+) -> dict[str, list[float]]:
+    """Share of draws, and of a pool's members, that have each image right.
+
+    `right` is what the image counts, `chosen` is of as many other draws; without any noise to draw
+    there is `right` alone.
+    """
     members = net.members if isinstance(net, Pool) else [net]
-    hits = torch.stack([member(images).argmax(1) == labels for member in members])
-    return hits.double().mean(0).tolist()
+    noisy = randomised(net)
+    devices = [images.device] if images.device.type == "cuda" else []
+    shares = {}
+    with torch.random.fork_rng(devices):
+        for stream, name in enumerate(("right", "chosen") if noisy else ("right",)):
+            # The same noise for every attack, and another than attacks see, whose seed is `seed`.
+            torch.manual_seed(int(np.random.SeedSequence((seed, 1, stream)).generate_state(1)[0]))
+            hits = [m(images).argmax(1) == labels for m in members for _ in range(draws)]
+            shares[name] = torch.stack(hits).double().mean(0).tolist()
+    return shares
+
+
+def worst(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """What each image counts under the worst of several attacks, by `right` and `chosen` of each.
+
+    The result has the same keys, so that the worst of several worsts is the worst of all.
+    """
+    at = np.argmin([_chosen(cell) for cell in cells], axis=0)
+    names = [name for name in ("right", "chosen") if name in cells[0]]
+    return {
+        name: np.asarray([cell[name] for cell in cells])[at, np.arange(len(at))].tolist()
+        for name in names
+    }
+
+
+def _chosen(shares: Mapping[str, Any]) -> np.ndarray:
+    """The shares by which the worst attack is chosen: those that count, if there is no noise."""
+    return np.asarray(shares.get("chosen", shares["right"]))
+
+
+def _check(net: nn.Module, cells: Sequence[Cell]) -> None:
+    """Cells of a network without SINAI layers must do without."""
+    if any(True for _ in layers_of(net)):
+        return
+    for cell in cells:
+        if cell.scheme != "dense":
+            raise InputError(
+                f"network: {type(net).__name__} has no SINAI layer, so scheme must be dense, not"
+                f" {cell.scheme!r}; convert it first"
+            )
+        if cell.attack == "adaptive":
+            NoiseDistance(net)
 
 
 def _join(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     parts = list(parts)
-    joined = {name: [v for part in parts for v in part[name]] for name in ("right", "l2", "linf")}
+    names = [name for name in ("right", "chosen", "l2", "linf") if name in parts[0]]
+    joined = {name: [v for part in parts for v in part[name]] for name in names}
     joined["seconds"] = round(sum(part["seconds"] for part in parts), 2)
     joined["remarks"] = list(dict.fromkeys(r for part in parts for r in part.get("remarks", [])))
     return joined
 
 
 def _lowest(group: Sequence[Mapping[str, Any]], gradient: str = "") -> float | None:
-    chosen = [cell["right"] for cell in group if gradient in ("", cell["gradient"])]
-    return round(float(np.min(chosen, axis=0).mean()), 4) if chosen else None
+    cells = [cell for cell in group if gradient in ("", cell["gradient"])]
+    return round(float(np.mean(worst(cells)["right"])), 4) if cells else None
 
 
 def _median_l2(group: Sequence[Mapping[str, Any]]) -> float | None:
-    """Over gradients and images that were moved and are wrong, for some member of a pool."""
+    """Over gradients and images that were moved and are wrong, for some member or draw."""
     sizes = [
         size
         for cell in group

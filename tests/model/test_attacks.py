@@ -1,12 +1,15 @@
 """Attacks: bounds, seeds, the gradients they see, the losses they raise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from sinai.common.errors import InputError, MissingError
-from sinai.model import libraries
+from sinai.model import libraries, nets
 from sinai.model.attacks import ATTACKS, Settings, attack
+from sinai.model.baselines import defend
 from sinai.model.gradients import GRADIENTS, NoiseDistance, view
 from sinai.model.pool import Pool
 from sinai.model.sinai import layers_of, set_scheme
@@ -177,6 +180,20 @@ def test_eot_calls_the_network_for_every_draw(net, batch):
 
     _eot(Counting().eval(), x, y, FEW, 0)
     assert len(calls) >= FEW.steps * FEW.eot
+
+
+def test_autoattack_averages_the_draws_of_a_randomised_network(batch):
+    x, y = batch
+    net = defend(nets.build("tiny", 3), "rpf", seed=0).eval()
+    y = torch.full_like(y, int(net(x[:1]).argmax()))
+    noise, passes = net.stem.parametrizations.weight[0], []
+    noise.register_forward_hook(lambda *given: passes.append(torch.is_grad_enabled()))
+    found = []
+    for draws in (1, 6):
+        passes.clear()
+        attack(net, x, y, "autoattack", settings=replace(FEW, eot=draws))
+        found.append(sum(passes))
+    assert 0 < 3 * found[0] < found[1]
 
 
 def test_no_images_are_no_images(net, batch):

@@ -2,17 +2,20 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from sinai.common.errors import InputError
-from sinai.model import robustness
+from sinai.model import nets, robustness
 from sinai.model.attacks import ATTACKS, Settings
+from sinai.model.baselines import defend
 from sinai.model.robustness import COLUMNS, WORST, Cell, measure, plan, table, write
+from sinai.model.sinai import convert, set_scheme
 
-FEW = Settings(steps=2, queries=4)
+FEW = Settings(steps=2, queries=4, eot=2, autoattack_steps=2)
 SCHEMES = ("dense", "structured:7:8")
 
 
@@ -167,3 +170,128 @@ def test_a_journal_that_cannot_be_written_is_named(net, images, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         run(net, images, journal=tmp_path / "file" / "journal")
+
+
+class Coin(torch.nn.Module):
+    """Right with a chance that is the image's brightness, by a draw for each image and pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.noisy = defend(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1)), "rpf", seed=0)
+
+    def forward(self, x):
+        first = torch.rand(len(x)) < x.flatten(1).mean(1)
+        return torch.stack([first, ~first], 1).float()
+
+
+@pytest.fixture
+def coins(images):
+    """Forty images of the first class: 0, 0.8, 0, 0.8, ... bright."""
+    bright = np.arange(40) % 2 * 0.8 * 255
+    pixels = np.broadcast_to(bright.astype(np.uint8)[:, None, None, None], (40, 3, 4, 4))
+    return type(images)("coins", pixels.copy(), np.zeros(40, np.int64), ("a", "b"))
+
+
+def flip(coins, monkeypatch, becomes, attacks=("pgd",), draws=400):
+    monkeypatch.setattr(robustness, "attack", lambda net, x, y, name, **_: becomes(x))
+    cells = [Cell("dense", name, "straight-through") for name in attacks]
+    return measure(Coin(), coins, cells, count=40, batch=20, draws=draws, device="cpu", seed=3)
+
+
+def test_an_image_of_a_randomised_network_counts_by_its_share_of_draws(coins, monkeypatch):
+    record = flip(coins, monkeypatch, lambda x: x)
+    clean = np.array(record["clean"]["dense"])
+    assert (record["draws"], record["randomised"]) == (400, True)
+    assert (clean[::2] == 0).all()
+    assert clean[1::2].mean() == pytest.approx(0.8, abs=5 * (0.16 / 400 / 20) ** 0.5)
+    assert record["cells"][0]["right"] == clean.tolist()  # left as they are: the same draws
+    for becomes, wanted in ((lambda x: x / 2, 0.2), (lambda x: x * 1.2, 0.4)):
+        record = flip(coins, monkeypatch, becomes)  # the second helps: images are left alone
+        assert record["rows"][0]["worst_case"] == pytest.approx(wanted, abs=0.02)
+
+
+def test_the_lowest_of_noisy_estimates_is_not_what_an_image_counts(coins, monkeypatch):
+    """Seven attacks that change next to nothing, one draw: the lowest of all is far too low."""
+    count = 0
+
+    class Fresh(Coin):
+        """Draws that do not follow from the seed, as if each image were another."""
+
+        def forward(self, x):
+            nonlocal count
+            count += 1
+            torch.manual_seed(count)
+            return super().forward(x)
+
+    monkeypatch.setattr(robustness, "attack", lambda net, x, y, name, **_: x)
+    attacks = ("fgsm", "mifgsm", "pgd", "autoattack", "eot", "bpda", "transfer")
+    cells = [Cell("dense", name, "straight-through") for name in attacks]
+    many = coins.take(list(range(1, 40, 2)) * 10)
+    record = measure(Fresh(), many, cells, count=200, batch=200, draws=1, device="cpu")
+    row = record["rows"][-1]
+    assert row["attack"] == WORST
+    lowest = np.min([cell["right"] for cell in record["cells"]], axis=0).mean()
+    assert lowest < 0.4
+    assert row["worst_case"] == pytest.approx(0.8, abs=0.12)
+
+
+def test_the_noise_that_judges_is_none_that_an_attack_sees(images, monkeypatch):
+    net, crafted, judged = defend(nets.build("tiny", 3), "rpf", seed=0).eval(), [], []
+    with torch.no_grad():
+        label = net(torch.from_numpy(images.images[:1]).float() / 255).argmax()
+    alike = replace(images, labels=np.full(len(images), int(label)))  # else none may be right
+    noise = type(net.stem.parametrizations.weight[0])
+    forward = noise.forward
+
+    def watched(self, trained):
+        weight = forward(self, trained)
+        drawn = tuple(weight[-1].flatten().tolist())
+        (crafted if torch.is_grad_enabled() else judged).append(drawn)
+        return weight
+
+    monkeypatch.setattr(noise, "forward", watched)
+    state = torch.random.get_rng_state()
+    given = {"count": 4, "batch": 4, "draws": 3, "settings": FEW, "device": "cpu"}
+    measure(net, alike, plan(["dense"], ["fgsm"]), **given)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert crafted
+    assert not set(crafted) & set(judged)
+    assert judged[:6] == judged[-6:]  # the same for the clean images and those of every attack
+    assert len(set(judged[:6])) == 6  # three that choose, three that count
+
+
+@pytest.mark.parametrize("name", ["none", "pni", "l2p", "rpf"])
+def test_networks_without_sinai_layers_are_attacked(images, name):
+    torch.manual_seed(0)
+    net = defend(nets.build("tiny_preact", 3), name, seed=0)
+    cells = plan(["dense"], ["autoattack", "eot", "square"])
+    given = {"count": 4, "settings": FEW, "batch": 4, "device": "cpu", "draws": 3}
+    record = measure(net, images, cells, **given)
+    assert record["randomised"] == (name != "none")
+    assert record["draws"] == (1 if name == "none" else 3)
+    for cell in record["cells"]:
+        assert np.isin(np.round(record["draws"] * np.array(cell["right"]), 9), range(4)).all()
+    assert without_seconds(measure(net, images, cells, **given)) == without_seconds(record)
+
+
+def test_a_random_choice_of_neurons_is_judged_by_draws(images, trained):
+    net = set_scheme(convert(trained, score="random"), "unstructured:0.5")
+    cells = plan(["unstructured:0.5"], ["square"])
+    given = {"count": 4, "settings": FEW, "batch": 4, "device": "cpu", "draws": 2}
+    record = measure(net, images, cells, **given)
+    assert (record["randomised"], record["draws"]) == (True, 2)
+    assert without_seconds(measure(net, images, cells, **given)) == without_seconds(record)
+
+
+@pytest.mark.parametrize(
+    ("cells", "changes", "words"),
+    [
+        (plan(SCHEMES, ["pgd"]), {}, "ResNet has no SINAI layer, so scheme must be dense, not 's"),
+        (plan(["dense"], ["adaptive"]), {}, "ResNet has no SINAI layer, whose noise the adaptive"),
+        (plan(["dense"], ["pgd"]), {"draws": 0}, "draws must be at least 1, not 0"),
+        (plan(["dense"], ["pgd"]), {"seed": -1}, "seed must be at least 0, not -1"),
+    ],
+)
+def test_what_a_network_without_sinai_layers_cannot_do_is_named(images, cells, changes, words):
+    with pytest.raises(InputError, match=words):
+        measure(nets.build("tiny", 3), images, cells, count=4, device="cpu", **changes)
