@@ -1,4 +1,4 @@
-"""Accuracy of a checkpoint, in floating point and in the accelerator's integers."""
+"""Accuracy of a checkpoint: in floating point, fake-quantised and in the accelerator's integers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..common.errors import InputError
 from ..common.scheme import Scheme
 from .checkpoint import Checkpoint
 from .data import Images
+from .rounded import fake_quantised
 from .sinai import set_scheme
 
 __all__ = ["SCHEMES", "accuracy_table", "spread"]
@@ -40,39 +42,58 @@ def accuracy_table(
 ) -> list[dict[str, Any]]:
     """Return one row a form of P and scheme: accuracies on `count` images spread evenly.
 
-    Keys: projection, scheme, images, floating (fake-quantised PyTorch network), integer (the
-    accelerator's arithmetic), agreement (share of images on which both choose the same class).
-    Both come from the same checkpoint. `progress` is called as ``progress(done, of)`` in images.
+    All come from the same checkpoint, so their weights are the same. Keys: projection, scheme,
+    images, and
+
+    floating
+        PyTorch: 16-bit values are not rounded; x^Q, p and W~ are, since they are the method.
+    fake_quantised
+        PyTorch with every rounding of the accelerator (:mod:`sinai.model.rounded`).
+    integer
+        The accelerator's arithmetic.
+    agreement, fake_agreement
+        Share of images on which `integer` and `floating`, or `integer` and `fake_quantised`, choose
+        the same class.
+
+    `progress` is called as ``progress(done, of)`` in images.
     """
     part = data.take(spread(len(data), count))
     rows, done, of = [], 0, count * len(schemes) * len(projections)
     for projection in projections:
         integer = checkpoint.integer(projection)
         floating = checkpoint.floating(projection)
+        rounded = fake_quantised(integer, checkpoint.manifest.seed)
         for text in schemes:
             scheme = Scheme.parse(text)
             set_scheme(floating, scheme)
+            set_scheme(rounded, scheme)
             chosen: list[np.ndarray] = []
             for start in range(0, count, _BATCH):
                 images = part.images[start : start + _BATCH]
-                with torch.no_grad():
-                    logits = floating(torch.from_numpy(images).float().div_(255))
-                chosen.append(
-                    np.stack([logits.argmax(1).numpy(), integer.run(images, scheme).argmax(1)])
-                )
+                answers = (_classes(floating, images), _classes(rounded, images))
+                chosen.append(np.stack([*answers, integer.run(images, scheme).argmax(1)]))
                 done += len(images)
                 if progress is not None:
                     progress(done, of)
-            both = np.concatenate(chosen, axis=1)
-            right = (both == part.labels).mean(1)
+            classes = np.concatenate(chosen, axis=1)
+            right = (classes == part.labels).mean(1)
+            agree = (classes[:2] == classes[2]).mean(1)
             rows.append(
                 {
                     "projection": projection,
                     "scheme": str(scheme),
                     "images": count,
                     "floating": round(float(right[0]), 4),
-                    "integer": round(float(right[1]), 4),
-                    "agreement": round(float((both[0] == both[1]).mean()), 4),
+                    "fake_quantised": round(float(right[1]), 4),
+                    "integer": round(float(right[2]), 4),
+                    "agreement": round(float(agree[0]), 4),
+                    "fake_agreement": round(float(agree[1]), 4),
                 }
             )
     return rows
+
+
+@torch.no_grad()
+def _classes(net: nn.Module, images: np.ndarray) -> np.ndarray:
+    """Class that `net` chooses for each of the uint8 images (B, 3, H, W)."""
+    return net(torch.from_numpy(images).float().div_(255)).argmax(1).numpy()

@@ -230,8 +230,9 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of a checkpoint under noise schemes.
 
-    CHECKPOINT is a directory or the name of a bundled one. Accuracy is given of the PyTorch network
-    and of the accelerator's integers, with the share of images on which both agree.
+    CHECKPOINT is a directory or the name of a bundled one. Accuracy is given in floating point, of
+    the fake-quantised network (PyTorch with every rounding of the accelerator) and in the
+    accelerator's integers, with the share of images on which the first two agree with the integers.
 
     \b
     Example:
@@ -256,11 +257,15 @@ def evaluate(
     if as_json:
         print_json(rows)
         return
-    click.echo(f"{'scheme':<20}{'images':>8}{'PyTorch':>10}{'integers':>10}{'agree':>8}")
+    click.echo(
+        f"{'scheme':<20}{'images':>8}{'floating':>10}{'fake-quantised':>16}{'integer':>10}"
+        f"{'agree':>8}{'agree':>8}"
+    )
     for row in rows:
         click.echo(
-            f"{row['scheme']:<20}{row['images']:>8}{row['floating']:>10.4f}{row['integer']:>10.4f}"
-            f"{row['agreement']:>8.4f}"
+            f"{row['scheme']:<20}{row['images']:>8}{row['floating']:>10.4f}"
+            f"{row['fake_quantised']:>16.4f}{row['integer']:>10.4f}{row['agreement']:>8.4f}"
+            f"{row['fake_agreement']:>8.4f}"
         )
 
 

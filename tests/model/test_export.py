@@ -84,12 +84,14 @@ def test_bad_input_is_refused(checkpoint, images, change, message):
 
 
 def test_accuracy_table_counts_right_answers(checkpoint, images):
-    """With the integer network's answers as labels its column is 1, the other the agreement."""
+    """With the integer network's answers as labels its column is 1, the others the agreement."""
     said = checkpoint.integer().run(images.images, Scheme.parse("structured:7:8")).argmax(1)
     relabelled = data.Images("random", images.images, said, images.classes)
     (row,) = accuracy_table(checkpoint, relabelled, 96, ["structured:7:8"])
     assert row["integer"] == 1.0
     assert row["floating"] == row["agreement"]
+    assert row["fake_quantised"] == row["fake_agreement"]
+    assert row["fake_agreement"] >= max(0.97, row["agreement"])
     assert row["images"] == 96
     assert spread(10, 4).tolist() == [0, 2, 5, 7]
     with pytest.raises(InputError, match="count must be between 1 and"):

@@ -84,13 +84,14 @@ def test_training_goes_on_only_when_asked(trained, data, tmp_path, capsys):
     assert "another recipe" in capsys.readouterr().err
 
 
-def test_evaluation_counts_both_arithmetics(checkpoint, data, capsys):
+def test_evaluation_counts_in_every_arithmetic(checkpoint, data, capsys):
     arguments = ["evaluate", str(checkpoint), "--data", data]
     assert main([*arguments, "--scheme", "dense", "--scheme", "structured:4:8", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["scheme"] for row in rows] == ["dense", "structured:4:8"]
     assert [row["images"] for row in rows] == [20, 20]  # all there are
-    assert all(0 <= row[name] <= 1 for row in rows for name in ("floating", "integer"))
+    kinds = ("floating", "fake_quantised", "integer")
+    assert all(0 <= row[name] <= 1 for row in rows for name in kinds)
     assert main([*arguments, "--scheme", "dense"]) == 0
     assert f"{rows[0]['integer']:.4f}" in capsys.readouterr().out
 
