@@ -33,7 +33,7 @@ __all__ = [
     "randomised",
 ]
 
-#: Start of alpha (He et al. 2019, section 4.1) and of sigma (the code of Jeddi et al. 2020).
+#: Start of alpha and of sigma (the code of He et al. 2019 and of Jeddi et al. 2020).
 _START = 0.25
 
 #: Smallest sigma and weight gamma of the regulariser (the code of Jeddi et al. 2020).
