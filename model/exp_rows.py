@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 from .attacks import ATTACKS
 from .exp_plan import Point
 from .exp_scales import Scale
+from .robustness import worst
 
 __all__ = ["mean", "row_of", "summarised"]
 
 #: Columns that are measured.
-_MEASURED = ("images", "clean", "straight_through", "as_in_paper", "worst_case", "right")
+_MEASURED = ("images", "clean", "straight_through", "as_in_paper", "worst_case", "shares")
 
 #: What rows of one network and scheme have in common.
 _GROUP = ("dataset", "network", "model", "method", "scheme", "variant")
@@ -59,24 +60,24 @@ def _summary(group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     average = like | {"attack": "average", "kind": "average"}
     bounded = like | {"attack": "all bounded", "kind": "all bounded"}
     attacked = [row for row in group if row["kind"] != "none"]
-    if any(row["right"] is None for row in attacked):
+    if any(row["shares"] is None for row in attacked):
         return [average, bounded]
     for column in ("straight_through", "as_in_paper", "worst_case"):
         values = [row[column] for row in attacked if row["attack"] != "C&W, c = 1"]
         if None not in values:
             average[column] = round(float(np.mean(values)), 4)
-    within = [row["right"] for row in attacked if ATTACKS[row["kind"]].bounded]
+    within = [row["shares"] for row in attacked if ATTACKS[row["kind"]].bounded]
     paper = "straight-through" if group[0]["scheme"] == "dense" else "as-in-paper"
     for column, name in (
         ("straight_through", "straight-through"),
         ("as_in_paper", paper),
         ("worst_case", "worst"),
     ):
-        found = [right[name] for right in within if name in right]
-        bounded[column] = mean(np.min(found, axis=0)) if found else None
+        found = [shares[name] for shares in within if name in shares]
+        bounded[column] = mean(worst(found)) if found else None
     return [average, bounded]
 
 
-def mean(right: Sequence[float] | None) -> float | None:
-    """Share of images that count, to four digits."""
-    return None if right is None else round(float(np.mean(right)), 4)
+def mean(shares: Mapping[str, Sequence[float]] | None) -> float | None:
+    """What a network counts: the mean over images, to four digits."""
+    return None if shares is None else round(float(np.mean(shares["right"])), 4)

@@ -17,7 +17,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -29,7 +28,7 @@ from .exp_plan import EXPERIMENTS, Experiment, Point
 from .exp_rows import mean, row_of, summarised
 from .exp_scales import SCALES, Scale, caps
 from .pool import Pool
-from .robustness import Cell, measure
+from .robustness import Cell, measure, worst
 from .sinai import layers_of
 
 __all__ = ["plan", "run"]
@@ -101,8 +100,9 @@ def run(
         experiment, scale, title, notes, caps, seed, device, versions, each, data, networks (name of
         folder to recipe) and rows. A row: dataset, data, network, model, method, scheme, variant,
         attack (its label), kind (its name), eps, steps, images, clean, straight_through,
-        as_in_paper, worst_case, remark, and right, which holds what every image counts, by
-        gradient and for ``clean`` and ``worst``. None where a row has no such value.
+        as_in_paper, worst_case, remark, and shares, which holds what every image counts (`right`,
+        as in :func:`sinai.model.robustness.measure`), by gradient and for ``clean`` and ``worst``.
+        None where a row has no such value.
 
     Raises
     ------
@@ -196,30 +196,20 @@ class _Measuring:
         if point.attack == "none":  # PGD is wanted of the same network anyway, and knows it
             cell = Cell(point.scheme, "pgd", "straight-through")
             clean = self._cell(net, point, cell, near)["clean"]
-            return {"images": len(clean), "clean": mean(clean), "right": {"clean": clean}}
+            return _columns({"clean": clean}, point.scheme)
         drawing = isinstance(net, Pool) or randomised(net)
         found = {cell: self._cell(net, point, cell, settings) for cell in _cells(point, drawing)}
-        clean = next(iter(found.values()))["clean"]
-        right = {cell.gradient or "none": each["right"] for cell, each in found.items()}
-        everything = [clean, *right.values()]
+        shares = {cell.gradient or "none": each["after"] for cell, each in found.items()}
+        every = list(shares.values())
         if ATTACKS[point.attack].bounded:
             for attack, gradient in [*_COMPANIONS, *([("eot", "straight-through")] * drawing)]:
                 if point.scheme != "dense" or gradient in ("straight-through", ""):
                     cell = Cell(point.scheme, attack, gradient)
-                    everything.append(self._cell(net, point, cell, near)["right"])
-        worst = np.min(everything, axis=0).tolist()
-        through = right.get("straight-through")
-        paper = through if point.scheme == "dense" else right.get("as-in-paper")
+                    every.append(self._cell(net, point, cell, near)["after"])
+        clean = next(iter(found.values()))["clean"]
+        shares = {"clean": clean, **shares, "worst": worst(every)}
         said = dict.fromkeys(remark for each in found.values() for remark in each["remarks"])
-        return {
-            "images": len(clean),
-            "clean": mean(clean),
-            "straight_through": mean(through),
-            "as_in_paper": mean(paper),
-            "worst_case": mean(worst),
-            "right": {"clean": clean, **right, "worst": worst},
-            "autoattack_remarks": list(said),
-        }
+        return {**_columns(shares, point.scheme), "autoattack_remarks": list(said)}
 
     def _network(self, point: Point) -> nn.Module:
         net = self.nets.get(point.subject)
@@ -267,9 +257,25 @@ class _Measuring:
         )
         self.versions = record["versions"]
         [one] = record["cells"]
-        clean = record["clean"][point.scheme]
-        self.known[key] = {"clean": clean, "right": one["right"], "remarks": one["remarks"]}
+        self.known[key] = {
+            "clean": {"right": record["clean"][point.scheme]},
+            "after": {name: one[name] for name in ("right", "chosen") if name in one},
+            "remarks": one["remarks"],
+        }
         return self.known[key]
+
+
+def _columns(shares: Mapping[str, Mapping[str, Any]], scheme: str) -> dict[str, Any]:
+    """Columns of a row from what every image counts, by gradient."""
+    paper = "straight-through" if scheme == "dense" else "as-in-paper"
+    return {
+        "images": len(shares["clean"]["right"]),
+        "clean": mean(shares["clean"]),
+        "straight_through": mean(shares.get("straight-through")),
+        "as_in_paper": mean(shares.get(paper)),
+        "worst_case": mean(shares.get("worst")),
+        "shares": shares,
+    }
 
 
 def _cells(point: Point, drawing: bool) -> list[Cell]:

@@ -50,12 +50,12 @@ def _judge(
     attacks: Mapping[str, Mapping[str, Any]], gradient: str
 ) -> Iterator[tuple[bool | None, str]]:
     """Whether each item's sign shows, and the figures that say so."""
-    if any(row["right"] is None for row in attacks.values()):
+    if any(row["shares"] is None for row in attacks.values()):
         yield from [(None, "not run")] * len(_ITEMS)
         return
 
     def robust(attack: str, gradient: str = gradient) -> float:
-        right = attacks[attack]["right"][gradient]
+        right = attacks[attack]["shares"][gradient]["right"]
         return sum(right) / len(right)
 
     pgd = robust("PGD-20")
@@ -63,8 +63,8 @@ def _judge(
     yield fgsm < pgd, f"robust under FGSM {_pct(fgsm)}, under PGD-20 {_pct(pgd)}"
     yield square < pgd, f"robust under Square {_pct(square)}, under PGD-20 {_pct(pgd)}"
     yield unbounded > 0, f"robust under PGD with eps = 1 {_pct(unbounded)}"
-    left = attacks["PGD-20"]["right"][gradient]
-    drawn = attacks["random sampling"]["right"]["none"]
+    left = attacks["PGD-20"]["shares"][gradient]["right"]
+    drawn = attacks["random sampling"]["shares"]["none"]["right"]
     more = sum(a > b for a, b in zip(left, drawn, strict=True))
     yield more > 0, f"{more} of {sum(a > 0 for a in left)} images that PGD-20 leaves right"
     by_eps = sorted(

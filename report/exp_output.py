@@ -62,16 +62,16 @@ def beside_paper(name: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
         printed = paper_robustness.lookup(name, *key)
         met.add(key)
         views = {
-            column: _share(row["right"][view])
+            column: _share(row["shares"][view]["right"])
             for view, column in _VIEWS.items()
-            if row["right"] and view in row["right"]
+            if row["shares"] and view in row["shares"]
         }
         result.append({**row, **views, "paper": float(printed) / 100 if printed else None})
     for each in paper_robustness.figures(name):
         key = (each.dataset, each.network, each.method, each.scheme, each.variant, each.attack)
         if each.dataset and key not in met and each.method != "SINAI less OAT":
             remark = _NOT_RUN.get(each.method, "not run")
-            empty = dict.fromkeys([*COLUMNS, "right", "kind"])
+            empty = dict.fromkeys([*COLUMNS, "shares", "kind"])
             named = ("dataset", "network", "method", "scheme", "variant", "attack")
             empty |= dict(zip(named, key, strict=True)) | {"remark": remark}
             result.append(empty | {"paper": float(each.pct) / 100})
