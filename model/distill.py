@@ -130,10 +130,12 @@ def distill_net(
     seed: int = 0,
     device: str = "auto",
     state: Path | None = None,
+    save_every_s: float = 300.0,
     training: dict[str, Any],
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Distil a trained network in memory; see :func:`distill`."""
+    """Distil a trained network in memory; see :func:`distill`. `state`, if given, is replaced at
+    most every `save_every_s` seconds."""
     chain(net)  # refuses what has no integers
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -154,7 +156,12 @@ def distill_net(
     # TensorFloat-32 would keep ten bits of the frozen network's activations.
     with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
         run = ClosedForm(
-            net, seed, device=device, state=state, identity=_identity(net, pixels, seed, len(kept))
+            net,
+            seed,
+            device=device,
+            state=state,
+            identity=_identity(net, pixels, seed, len(kept)),
+            save_every_s=save_every_s,
         )
         run.calibrate(pixels[first])
         run.collect(pixels, collected)

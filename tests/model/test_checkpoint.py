@@ -8,6 +8,7 @@ import pytest
 from sinai.common.errors import InputError
 from sinai.common.scheme import Scheme
 from sinai.model import checkpoint as store
+from sinai.model import distill
 
 
 @pytest.fixture
@@ -27,6 +28,30 @@ def test_round_trip_keeps_every_number(checkpoint, folder, images, projection):
     x, scheme = images.images[:2], Scheme.parse("structured:4:8")
     before = checkpoint.integer(projection).run(x, scheme)
     assert np.array_equal(loaded.integer(projection).run(x, scheme), before)
+
+
+def test_round_trip_of_a_pre_activation_network(normed, images, tmp_path):
+    """With batch-norms behind sums, and weights of 8 bits, which the files keep as bytes."""
+    made = distill.distill_net(
+        normed("tiny_preact"),
+        "tiny_preact",
+        images.take(range(16)),
+        noise_images=8,
+        weight_bits=8,
+        training={"attack": None},
+    )
+    loaded = store.load(made.save(tmp_path / "saved"))
+    assert loaded.digest == made.digest
+    assert loaded.manifest == made.manifest.model_copy(update={"parts": loaded.manifest.parts})
+    assert loaded.arrays["0/weight"].dtype == np.int8
+    x, scheme = images.images[:2], Scheme.parse("unstructured:0.5")
+    wanted = made.integer().run(x, scheme)
+    assert np.array_equal(loaded.integer().run(x, scheme), wanted)
+    changed = json.loads((tmp_path / "saved" / "checkpoint.json").read_text())
+    del changed["layers"][0]["affine"]
+    (tmp_path / "saved" / "checkpoint.json").write_text(json.dumps(changed))
+    with pytest.raises(InputError, match="array 0/gain is unknown"):
+        store.load(tmp_path / "saved")
 
 
 def test_equal_networks_give_equal_bytes(checkpoint, folder, tmp_path):
@@ -90,6 +115,7 @@ def test_a_name_outside_the_folder_is_not_followed(folder):
         ({"network": "vgg"}, "network must be one of"),
         ({"colour": "red"}, "colour"),
         ({"seed": 8}, "model_digest does not fit"),
+        ({"weight_bits": 8}, "array 0/weight is int16 .* must be int8"),
         ({"input_shift": 3}, "model_digest does not fit"),
         ({"network": "resnet18"}, "layers must be those of resnet18"),
         ({"parts": {}}, "array 0/bias is missing"),

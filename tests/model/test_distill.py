@@ -12,6 +12,7 @@ from sinai.model import checkpoint as store
 from sinai.model import data, distill
 from sinai.model.calibrate import calibrate, observe, rows_at, streams, sums_of
 from sinai.model.chain import Link, chain
+from sinai.model.closed_form import kept_images
 from sinai.model.fit import Moments
 from sinai.model.sinai import convert
 from sinai.model.train import Recipe, train
@@ -68,14 +69,17 @@ def test_rows_are_the_windows_of_the_layer(checkpoint, images):
         assert torch.equal(sums[image], everywhere[image, at[image]])
 
 
-def test_streams_are_the_joined_layers(trained):
+@pytest.mark.parametrize("name", ["tiny", "tiny_preact", "tiny_wrn", "tiny_resnet50"])
+def test_streams_are_the_joined_layers(name, normed):
     """Tensors that are added share a scale: the groups that the geometry calls joined."""
-    groups = {
-        name: sorted(g) for g in streams(chain(convert(trained, batch_norm="fold"))) for name in g
-    }
-    for layer in networks.layers("tiny"):
+    links = chain(convert(normed(name), batch_norm="fold"))
+    groups = {name: sorted(g) for g in streams(links) for name in g}
+    geometry = networks.layers(name)
+    assert [link.name for link in links] == [layer.name for layer in geometry]
+    assert [bool(link.residual) for link in links] == [layer.residual for layer in geometry]
+    for layer in geometry:
         if layer.joined:
-            same = [k.name for k in networks.layers("tiny") if k.joined == layer.joined]
+            same = [k.name for k in geometry if k.joined == layer.joined]
             assert groups[layer.name] == sorted(same)
         else:
             assert groups[layer.name] == [layer.name]
@@ -93,11 +97,74 @@ def test_scales_leave_headroom_and_shifts_are_powers_of_two(trained, images):
     assert scales["stem"].scale == scales["blocks.0.conv2"].scale
 
 
+def test_a_sum_and_what_a_batch_norm_makes_of_it_have_scales_of_their_own(normed, images):
+    net = convert(normed("tiny_preact"), batch_norm="fold")
+    scales = calibrate(net, chain(net), torch.from_numpy(images.images).float() / 255)
+    first, second = scales["stem"], scales["blocks.0.conv2"]
+    assert first.sum_scale == second.sum_scale
+    assert first.scale != first.sum_scale
+    assert scales["blocks.0.conv1"].scale == scales["blocks.0.conv1"].sum_scale
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_an_interrupted_distillation_goes_on(normed, images, tmp_path):
+    """Stopped in both passes, it ends in the same numbers, without doing anything twice."""
+    net, state = normed("tiny_preact"), tmp_path / "state"
+    given = {"images": 60, "noise_images": 8, "device": "cpu", "training": {}}
+    whole, calls = [], []
+    wanted = distill.distill_net(
+        net, "tiny_preact", images, progress=lambda *now: whole.append(now), **given
+    )
+
+    def stop(*now):
+        calls.append(now)
+        if len(calls) in (1, 4):
+            raise _Stopped
+
+    def again():
+        return distill.distill_net(
+            net, "tiny_preact", images, state=state, save_every_s=0, progress=stop, **given
+        )
+
+    for _ in range(2):
+        with pytest.raises(_Stopped):
+            again()
+    assert again().digest == wanted.digest
+    assert calls == whole
+    with pytest.raises(InputError, match="holds the state of another distillation"):
+        distill.distill_net(net, "tiny_preact", images, seed=1, state=state, **given)
+
+
+def test_no_more_images_are_kept_than_fit():
+    """Five paths of three tensors of 160 x 32 x 32 numbers: 546 images in 5 GiB."""
+    assert kept_images(networks.layers("wrn34_10"), 1000) == 546
+    assert kept_images(networks.layers("resnet18"), 1000) == 1000
+
+
+def test_weights_of_eight_bits(trained, checkpoint, images):
+    """The step of a channel grows to 127 steps of its largest weight; the rest is the same."""
+    made = distill.distill_net(trained, "tiny", images, seed=7, weight_bits=8, training={})
+    assert made.manifest.weight_bits == 8
+    for few, many in zip(made.integer().layers, checkpoint.integer().layers, strict=True):
+        assert few.weight.dtype == np.int16
+        assert 100 < np.abs(few.weight).max() <= 127
+        values, wanted = (
+            spec.weight * (spec.multiplier * 2.0**-spec.shift)[:, None] for spec in (few, many)
+        )
+        steps = few.multiplier * 2.0**-few.shift
+        assert np.all(np.abs(values - wanted) <= 0.51 * steps[:, None])
+        assert np.array_equal(few.noise_weight, many.noise_weight)
+
+
 def test_from_a_training_folder_to_a_checkpoint_folder(images, tmp_path):
     source = tmp_path / "images.npz"
     data.save(source, {"train": images, "test": images})
     recipe = Recipe(model="tiny", resolutions=(32,), batch=32, bfloat16=False)
     train(recipe, data.load(f"npz:{source}", "train"), tmp_path / "run")
+    halve(tmp_path / "run" / "state.pt")
     seen = []
     path = distill.distill(
         tmp_path / "run",
@@ -113,6 +180,15 @@ def test_from_a_training_folder_to_a_checkpoint_folder(images, tmp_path):
     assert made.manifest.classes == ("a", "b", "c")
     with pytest.raises(InputError, match="holds files already"):
         distill.distill(tmp_path / "run", f"npz:{source}", tmp_path / "out", images=60)
+
+
+def halve(file):
+    """Keep the weights of a training in bfloat16."""
+    state = torch.load(file, weights_only=True)
+    state["net"] = {
+        k: v.bfloat16() if v.is_floating_point() else v for k, v in state["net"].items()
+    }
+    torch.save(state, file)
 
 
 def test_bad_input_is_one_sentence(images, tmp_path):
