@@ -23,7 +23,7 @@ from .share import Emitter
 from .sram import Sram
 from .vpu import VPU
 
-__all__ = ["WAIVERS", "Design", "Memories", "Waiver", "design", "ports", "verilog", "write"]
+__all__ = ["WAIVERS", "Design", "Memories", "Waiver", "design", "ports", "write"]
 
 #: Where the SRAMs go: into the file of the design, or into one of their own.
 Memories = Literal["flat", "blackbox"]
@@ -156,16 +156,6 @@ def design(component: Component, emitter: Emitter | None = None) -> Design:
     )
 
 
-def verilog(machine: Machine, *, memories: Memories = "flat") -> dict[str, str]:
-    """Return the Verilog of each design of `machine` by its name: sinai_pse, sinai_vpu, sinai_core.
-
-    With `memories` "flat" each text is complete; with "blackbox" SRAMs are instantiated only, and
-    the text under ``"sinai_sram"`` has a behavioural module for each. The names of designs and of
-    their ports are stable; those inside are not. Equal arguments give equal texts.
-    """
-    return _texts(machine, _emitted(machine), memories)
-
-
 def ports(machine: Machine) -> dict[str, Any]:
     """Return a description of the designs that JSON can hold.
 
@@ -183,9 +173,11 @@ def ports(machine: Machine) -> dict[str, Any]:
 def write(machine: Machine, directory: Path, *, memories: Memories = "flat") -> list[Path]:
     """Write the Verilog of `machine` and what goes with it; return the paths.
 
-    NAME.v and NAME.sdc for each design; ports.json; registers.json (what the host port of the core
-    reaches); verilator.vlt (the waivers); with `memories` "blackbox" also sinai_sram.v and
-    memories.json. The directory is made if need be.
+    NAME.v and NAME.sdc for each design, sinai_pse, sinai_vpu and sinai_core; ports.json;
+    registers.json (what the host port of the core reaches); verilator.vlt (the waivers). Names of
+    designs and of their ports are stable; those inside are not. Equal arguments give equal texts.
+    With `memories` "blackbox" SRAMs are only instantiated: sinai_sram.v has a behavioural module
+    for each, and memories.json lists them. The directory is made if need be.
 
     Raises
     ------

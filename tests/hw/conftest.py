@@ -1,4 +1,6 @@
-"""What the tests of the hardware share: bounded test benches."""
+"""What the tests of the hardware share: bounded test benches, and Verilog as users get it."""
+
+import functools
 
 import pytest
 from amaranth.hdl import Value
@@ -7,6 +9,7 @@ from amaranth.sim import Simulator
 
 from sinai.common.descriptor import compute_fields
 from sinai.common.machine import PRESETS, Machine
+from sinai.hw.verilog import write
 
 
 class Bench:
@@ -128,3 +131,16 @@ def descriptor():
         return fields | {name: int(value) for name, value in values.items()}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """Function from a preset and a place of memories to the folder that `write` filled, once."""
+
+    @functools.cache
+    def folder(name, memories="flat"):
+        made = tmp_path_factory.mktemp(f"{name}-{memories}") / "made" / "on-the-way"
+        write(PRESETS[name], made, memories=memories)
+        return made
+
+    return folder

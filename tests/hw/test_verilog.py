@@ -14,7 +14,7 @@ from sinai.common.contract import CONTRACT
 from sinai.common.errors import InputError, MissingError
 from sinai.common.machine import PRESETS, Machine
 from sinai.hw.verilated import verilator
-from sinai.hw.verilog import WAIVERS, ports, verilog, write
+from sinai.hw.verilog import WAIVERS, ports, write
 from sinai.hw.words import pack
 
 SMALL, OTHER = PRESETS["structured-small"], PRESETS["unstructured-small"]
@@ -22,18 +22,14 @@ DESIGNS = ("sinai_pse", "sinai_vpu", "sinai_core")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("verilog") / "made" / "on-the-way"
-    write(SMALL, folder)
-    return folder
+def folder(written):
+    return written(SMALL.name)
 
 
 @pytest.fixture(scope="module")
-def boxed(tmp_path_factory):
+def boxed(written):
     """The other kind of machine, with memories of their own."""
-    folder = tmp_path_factory.mktemp("boxed")
-    write(OTHER, folder, memories="blackbox")
-    return folder
+    return written(OTHER.name, "blackbox")
 
 
 def header_ports(text, design):
@@ -108,8 +104,18 @@ def test_page_names_every_port_and_waiver():
     ] == []
 
 
-def test_same_machine_same_text(folder):
-    assert verilog(SMALL) == {design: (folder / f"{design}.v").read_text() for design in DESIGNS}
+@pytest.mark.parametrize("machine", [SMALL, OTHER], ids=lambda machine: machine.kind)
+def test_same_machine_same_text(written, machine):
+    """Written twice, and with memories in a file of their own: the same modules, in their order."""
+    flat, boxed = written(machine.name), written(machine.name, "blackbox")
+    for name in DESIGNS:
+        text, rest = (folder / f"{name}.v" for folder in (flat, boxed))
+        assert text.read_text().startswith(rest.read_text())
+    text, own = ((boxed / name).read_text() for name in ("sinai_core.v", "sinai_sram.v"))
+    srams = modules(own)
+    assert all(name.startswith("sinai_sram_") for name in srams)
+    assert modules((flat / "sinai_core.v").read_text()) == modules(text) | srams
+    assert set(modules(text)).isdisjoint(srams)
 
 
 def modules(text):
@@ -134,16 +140,6 @@ def test_each_module_is_there_once(folder, design):
     assert set(used) == set(found) - {design}
     assert used.count("sinai_pse") == (0 if design == "sinai_pse" else 4)
     assert used.count("sinai_vpu") == (4 if design == "sinai_core" else 0)
-
-
-def test_memories_in_a_file_of_their_own(boxed):
-    """The same modules as with flat memories: only their place differs."""
-    text = (boxed / "sinai_core.v").read_text()
-    own = modules((boxed / "sinai_sram.v").read_text())
-    assert own
-    assert all(name.startswith("sinai_sram_") for name in own)
-    assert set(own) & set(modules(text)) == set()
-    assert modules(verilog(OTHER)["sinai_core"]) == modules(text) | own
 
 
 def test_list_of_memories(boxed):
@@ -194,19 +190,21 @@ def lint():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_verilator_finds_nothing_to_say(folder, lint, design):
-    """-Wall with the waivers of verilator.vlt; each waiver has its reason there."""
-    command = [*lint, "--top-module", design, "verilator.vlt", f"{design}.v"]
+def check_verilator(lint, folder, design, *more):
+    """Silent under -Wall with the waivers of verilator.vlt; each has its reason there."""
+    command = [*lint, "--top-module", design, "verilator.vlt", f"{design}.v", *more]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "%Warning" not in done.stderr
 
 
+@pytest.mark.parametrize("design", DESIGNS)
+def test_verilator_finds_nothing_to_say(folder, lint, design):
+    check_verilator(lint, folder, design)
+
+
 def test_verilator_finds_nothing_to_say_of_the_other_kind(boxed, lint):
-    command = [*lint, "--top-module", "sinai_core", "verilator.vlt", "sinai_core.v", "sinai_sram.v"]
-    done = subprocess.run(command, cwd=boxed, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    check_verilator(lint, boxed, "sinai_core", "sinai_sram.v")
 
 
 @pytest.mark.parametrize(
@@ -235,26 +233,35 @@ needs_icarus = pytest.mark.skipif(
 )
 
 
+def check_icarus(folder, design, *more):
+    """Silent under -Wall, with every module there."""
+    command = ["iverilog", "-g2005", "-Wall", "-t", "null", "-s", design, f"{design}.v", *more]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
 @needs_icarus
 def test_icarus_finds_nothing_to_say_of_the_other_kind(boxed):
-    """And every memory is in the file of their own."""
-    command = ["iverilog", "-g2005", "-Wall", "-t", "null", "-s", "sinai_core"]
-    done = subprocess.run(
-        [*command, "sinai_core.v", "sinai_sram.v"], cwd=boxed, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    check_icarus(boxed, "sinai_core", "sinai_sram.v")
 
 
 @needs_icarus
 @pytest.mark.parametrize("design", DESIGNS)
 def test_icarus_finds_nothing_to_say(folder, design):
-    done = subprocess.run(
-        ["iverilog", "-g2005", "-Wall", "-t", "null", f"{design}.v"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    check_icarus(folder, design)
+
+
+@pytest.mark.exhaustive
+@needs_icarus
+@pytest.mark.parametrize("memories", ["flat", "blackbox"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_nothing_to_say_of_any_preset(lint, tmp_path, name, memories):
+    """`make lint-verilog`."""
+    write(PRESETS[name], tmp_path, memories=memories)
+    more = ["sinai_sram.v"] if memories == "blackbox" else []
+    for design in DESIGNS:
+        check_verilator(lint, tmp_path, design, *more)
+        check_icarus(tmp_path, design, *more)
 
 
 TESTBENCH = """
