@@ -150,6 +150,16 @@ def test_l2p_sigma_is_raised_before_a_step_of_training_but_not_in_eval():
     assert noise.sigma.grad.all()
 
 
+def test_l2p_sigma_moves_as_the_mean_of_sigmas_of_its_elements_would():
+    noise, x = FeatureNoise(torch.ones(2)), torch.randn(5, 2, 3, 4)
+    torch.manual_seed(7)
+    noise(x).square().sum().backward()
+    each = torch.full((2, 3, 4), 0.25, requires_grad=True)
+    torch.manual_seed(7)
+    (x + torch.randn_like(x) * each).square().sum().backward()
+    torch.testing.assert_close(noise.sigma.grad, each.grad.mean((1, 2)))
+
+
 def test_l2p_noise_is_added_to_the_sum_of_a_block_before_its_relu():
     """Without noise a block gives relu(a + b); with noise n on bn2 it gives relu(a + n + b)."""
     net = nets.build("tiny").eval()
@@ -175,7 +185,7 @@ def test_the_regulariser_of_l2p_by_hand():
     assert penalty(net).item() == pytest.approx(-1e-4 * total)
     assert penalty(net, epoch=3).item() == pytest.approx(-1e-4 / (1 + 1 / 2 + 1 / 3) * total)
     penalty(net).backward()
-    torch.testing.assert_close(stem.sigma.grad, torch.full((8,), -1e-4 * 1024 / (2 * 0.2)))
+    torch.testing.assert_close(stem.sigma.grad, torch.full((8,), -1e-4 / (2 * 0.2)))
     assert all(penalty(made("tiny", name)) == 0 for name in ("pni", "rpf"))
     with pytest.raises(InputError, match="epoch must be at least 1, not 0"):
         penalty(net, epoch=0)

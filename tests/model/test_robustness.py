@@ -12,7 +12,7 @@ from sinai.common.errors import InputError
 from sinai.model import nets, robustness
 from sinai.model.attacks import ATTACKS, Settings
 from sinai.model.baselines import defend
-from sinai.model.robustness import COLUMNS, WORST, Cell, measure, plan, table, write
+from sinai.model.robustness import COLUMNS, WORST, Cell, measure, plan, table, worst, write
 from sinai.model.sinai import convert, set_scheme
 
 FEW = Settings(steps=2, queries=4, eot=2, autoattack_steps=2)
@@ -233,6 +233,15 @@ def test_the_lowest_of_noisy_estimates_is_not_what_an_image_counts(coins, monkey
     lowest = np.min([cell["right"] for cell in record["cells"]], axis=0).mean()
     assert lowest < 0.4
     assert row["worst_case"] == pytest.approx(0.8, abs=0.12)
+
+
+def test_the_worst_case_is_never_above_an_attack():
+    """Two images; draws chose the wrong attack for the second one."""
+    strong = {"right": [0.2, 0.2], "chosen": [0.2, 0.6]}
+    weak = {"right": [0.6, 0.6], "chosen": [0.6, 0.5]}
+    assert worst([strong, weak]) == strong
+    other = {"right": [0.6, 0.1], "chosen": [0.6, 0.2]}
+    assert worst([strong, other]) == {"right": [0.2, 0.1], "chosen": [0.2, 0.2]}
 
 
 def test_the_noise_that_judges_is_none_that_an_attack_sees(images, monkeypatch):
