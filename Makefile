@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DELETE_ON_ERROR:
-.PHONY: help figure5 test lint format wheel pse-exhaustive lint-verilog engines soak networks cycles bench-rtl theory tradeoff clean
+.PHONY: help figure5 test lint format wheel pse-exhaustive lint-verilog engines soak networks cycles bench-rtl theory tradeoff study clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -76,6 +76,10 @@ tradeoff: $(ROBUST)/robustness.json ## attack CHECKPOINT, DATA=KIND:PATH; worst 
 $(ROBUST)/robustness.json: $(wildcard model/checkpoints/$(CHECKPOINT)/checkpoint.json) | $(VENV)/everything
 	@test -n "$(DATA)" || { echo "make tradeoff needs test images: DATA=imagefolder:DIR" >&2; exit 2; }
 	$(BIN)/sinai attack $(CHECKPOINT) --data $(DATA) $(ATTACK_FLAGS) -o $(ROBUST) --force
+
+study: $(VENV)/everything ## what the accelerator's choices cost in accuracy, DATA=KIND:PATH; build/study
+	@test -n "$(DATA)" || { echo "make study needs images: DATA=imagefolder:DIR" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m sinai.report.study --data $(DATA) -o build/study --force
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -20,7 +20,16 @@ from .chain import INPUT, Link
 from .quant import levels
 from .sinai import SinaiConv2d
 
-__all__ = ["Scales", "calibrate", "observe", "rows_at", "shift_of_p", "streams", "sums_of"]
+__all__ = [
+    "Scales",
+    "calibrate",
+    "observe",
+    "p_of",
+    "rows_at",
+    "shift_of_p",
+    "streams",
+    "sums_of",
+]
 
 #: A stream may grow by this factor over what calibration saw before it saturates.
 HEADROOM = 2.0
@@ -219,10 +228,17 @@ def sums_of(layer: SinaiConv2d, rows: Tensor) -> Tensor:
     return (rows.view(len(rows), -1, layer.c_in) @ layer.matrix.T).flatten(1)
 
 
-def shift_of_p(sums: Tensor) -> int:
-    """sp with the smallest mean squared error of clamp4(round(sums >> sp)) << sp."""
+def p_of(layer: SinaiConv2d, sums: Tensor) -> Tensor:
+    """p of the sums P x^Q (n, k) of a layer that has its `p_shift`."""
+    if not layer.switches.requantise:
+        return sums
+    return levels(sums, 2.0**layer.p_shift, *layer.switches.input_range(False))
+
+
+def shift_of_p(sums: Tensor, shifts: Sequence[float] = range(12)) -> float:
+    """sp with the smallest mean squared error of clamp4(round(sums >> sp)) << sp, of `shifts`."""
     errors = {}
-    for shift in range(12):
+    for shift in shifts:
         error = sums - levels(sums, 2.0**shift, -8, 7) * 2.0**shift
         errors[shift] = error.square().mean().item()
     return min(errors, key=errors.__getitem__)

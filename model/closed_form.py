@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from torch import Tensor
 from ..common.errors import InputError
 from ..common.scheme import Scheme
 from . import nets
-from .calibrate import Scales, calibrate, observe, rows_at, shift_of_p, sums_of
+from .calibrate import Scales, calibrate, observe, p_of, rows_at, shift_of_p, sums_of
 from .chain import INPUT, Link, chain
 from .checkpoint import FORMS
 from .fit import Moments, fit
-from .quant import levels
 from .sinai import SinaiConv2d, convert
+from .steps import step_of
+from .switches import Switches
 from .weights import read, write
 
 __all__ = ["NOISE", "POSITIONS", "ClosedForm", "kept_images"]
@@ -43,6 +44,9 @@ _PATHS = 1 + len(FORMS) * len(NOISE)
 #: Memory for the activations of the kept images.
 _KEPT_BYTES = 5 << 30
 
+#: Shifts of p tried where it may have any step.
+_FREE_SHIFTS = tuple(index / 8 for index in range(8 * 12))
+
 _BATCH = 50
 
 Progress = Callable[[int, int], None]
@@ -55,7 +59,7 @@ def kept_images(layers: Sequence[Any], wanted: int) -> int:
 
 
 class ClosedForm:
-    """Both forms of P of one network, from calibration to fitted noise weights.
+    """Every form of one network's noise, from calibration to fitted noise weights.
 
     Parameters
     ----------
@@ -63,6 +67,12 @@ class ClosedForm:
         The trained network; it is copied.
     seed : int
         Seed of P and of the sample of positions.
+    forms : dict, optional
+        Switches of each form of the noise by name; by default both forms of P. All have the same
+        x^Q and are fitted on the same positions.
+    free_steps : bool
+        Give x^Q of each tensor and p of each layer the step of least error, instead of one that the
+        accelerator reaches by shifting. Not for :func:`sinai.model.quantise.quantise`.
     device : str
         Where the networks run and the activations are kept. The fits run on the CPU.
     state : Path, optional
@@ -75,25 +85,31 @@ class ClosedForm:
         net: nets.ResNet | nets.PreActResNet,
         seed: int,
         *,
+        forms: Mapping[str, Switches] | None = None,
+        free_steps: bool = False,
         device: str = "cpu",
         state: Path | None = None,
         identity: str = "",
         save_every_s: float = 300.0,
     ):
         self.seed, self.device = seed, device
+        forms = forms or {form: Switches(projection=form) for form in FORMS}
         self.forms = {
-            form: convert(copy.deepcopy(net), projection=form, seed=seed, batch_norm="fold").to(
+            form: convert(copy.deepcopy(net), seed=seed, switches=each, batch_norm="fold").to(
                 device
             )
-            for form in FORMS
+            for form, each in forms.items()
         }
+        self.first = next(iter(self.forms))  # whose exact path serves all
         self.links = {form: chain(made) for form, made in self.forms.items()}
+        self.free_steps = free_steps
+        self.shifts = _FREE_SHIFTS if free_steps else range(12)
         self.positions = torch.Generator().manual_seed(seed)
         self.scales: dict[str, Scales] = {}
-        self.moments = {form: {k.name: Moments() for k in self.links[form]} for form in FORMS}
+        self.moments = {form: {k.name: Moments() for k in self.links[form]} for form in forms}
         self.seen = 0
         self.paths: dict[str, _Path] = {}
-        self.errors: dict[str, dict[str, float]] = {form: {} for form in FORMS}
+        self.errors: dict[str, dict[str, float]] = {form: {} for form in forms}
         self.state, self.identity, self.save_every_s = state, identity, save_every_s
         self.started = self.saved = time.monotonic()
         self.spent_s = 0.0
@@ -108,32 +124,44 @@ class ClosedForm:
     def calibrate(self, pixels: Tensor) -> None:
         """Set the scales of all activations from uint8 images (B, 3, H, W)."""
         if not self.scales:
-            patch, links = self.forms["patch"], self.links["patch"]
-            self.scales = calibrate(patch, links, self._batch(pixels), self.seed)
-        for form in FORMS:
+            net, links = self.forms[self.first], self.links[self.first]
+            self.scales = calibrate(net, links, self._batch(pixels), self.seed)
+        for form in self.forms:
             for link in self.links[form]:
                 source = self.scales[link.source]
                 link.module.x_step.fill_(source.step)
                 link.module.x_unsigned.fill_(source.unsigned)
+        if self.free_steps:
+            self._free(pixels)
+
+    def _free(self, pixels: Tensor) -> None:
+        def visit(link: Link, x: Tensor, z: Tensor) -> None:
+            step = step_of(x, *link.module.switches.input_range(bool(link.module.x_unsigned)))
+            for links in self.links.values():
+                module = next(each.module for each in links if each.name == link.name)
+                module.x_step.copy_(step)
+                module.p_shift = module.p_shift.double()  # not whole any more
+
+        observe(self.forms[self.first], self.links[self.first], self._batch(pixels), visit)
 
     def collect(self, pixels: Tensor, progress: Progress) -> None:
         """First pass, over uint8 images (B, 3, H, W)."""
-        patch, links = self.forms["patch"], self.links["patch"]
-        modules = {form: {k.name: k.module for k in self.links[form]} for form in FORMS}
+        net, links = self.forms[self.first], self.links[self.first]
+        modules = {form: {k.name: k.module for k in self.links[form]} for form in self.forms}
 
         def visit(link: Link, x: Tensor, z: Tensor) -> None:
             at = self._draw(len(z), z[0, 0].numel())
             rows = rows_at(link.module, x, at)  # (B * n, d)
-            for form in FORMS:
+            for form in self.forms:
                 module, moments = modules[form][link.name], self.moments[form][link.name]
                 sums = sums_of(module, rows)
-                if not moments.weight:
-                    module.p_shift.fill_(shift_of_p(sums))
+                if not moments.weight and module.switches.requantise:
+                    module.p_shift.fill_(shift_of_p(sums, self.shifts))
                 _add(moments, module, sums, _at(z, at))
 
         for start in range(self.seen, len(pixels), _BATCH):
             part = pixels[start : start + _BATCH]
-            observe(patch, links, self._batch(part), visit)
+            observe(net, links, self._batch(part), visit)
             self.seen = start + len(part)
             self._save()
             progress(self.seen, len(pixels))
@@ -142,13 +170,13 @@ class ClosedForm:
     def refit(self, pixels: Tensor, progress: Progress) -> None:
         """Second pass, over uint8 images (B, 3, H, W), all of which are kept in memory; fits every
         layer and leaves the share of unexplained variance in `errors`, by form and layer."""
-        patch, links = self.forms["patch"], self.links["patch"]
+        net, links = self.forms[self.first], self.links[self.first]
         if not self.paths:
-            x = torch.cat([patch.normalize(self._batch(part)) for part in pixels.split(_BATCH)])
-            names = ["exact", *(f"{form} {scheme}" for form in FORMS for scheme in NOISE)]
+            x = torch.cat([net.normalize(self._batch(part)) for part in pixels.split(_BATCH)])
+            names = ["exact", *(f"{form} {scheme}" for form in self.forms for scheme in NOISE)]
             self.paths = {name: _Path(x) for name in names}
         exact = self.paths["exact"]
-        for index in range(len(self.errors["patch"]), len(links)):
+        for index in range(len(self.errors[self.first]), len(links)):
             link, later = links[index], links[index + 1 :]
             at = self._draw(len(pixels), _pixels(link.module, exact.read[link.source]))
             wanted: list[Tensor] = []
@@ -161,7 +189,7 @@ class ClosedForm:
 
             exact.run(link, see, later)
             z = torch.cat(wanted)
-            for form in FORMS:
+            for form in self.forms:
                 self._fit(form, index, at, z, later)
             self._save()
             progress(index + 1, len(links))
@@ -296,5 +324,4 @@ def _at(z: Tensor, at: Tensor) -> Tensor:
 
 def _add(moments: Moments, module: SinaiConv2d, sums: Tensor, z: Tensor) -> None:
     """Add samples: P x^Q (B * n, k) of `module` and the wanted z (B, n, C)."""
-    p = levels(sums, 2.0**module.p_shift, -8, 7)
-    moments.add(p.cpu().numpy(), z.flatten(0, 1).cpu().numpy())
+    moments.add(p_of(module, sums).cpu().numpy(), z.flatten(0, 1).cpu().numpy())

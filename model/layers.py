@@ -242,7 +242,7 @@ class SinaiLayer(nn.Module, ABC):
     @property
     def p_step(self) -> float:
         """Value of one step of p, in a calibrated layer."""
-        return float(self.x_step) * self.p_scale * 2.0 ** int(self.p_shift)
+        return float(self.x_step) * self.p_scale * 2.0 ** float(self.p_shift)
 
     @torch.no_grad()
     def reproject(self, key: tuple[int, int]) -> None:

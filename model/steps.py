@@ -15,7 +15,7 @@ from .quant import levels
 from .selection import score_of, threshold_of
 from .sinai import layers_of, set_scheme
 
-__all__ = ["observed", "set_steps", "set_thresholds", "under_scheme"]
+__all__ = ["observed", "set_steps", "set_thresholds", "step_of", "under_scheme"]
 
 #: Values of a tensor on which its step is chosen, drawn evenly.
 _SAMPLE = 1 << 16
@@ -52,6 +52,15 @@ def under_scheme(net: nn.Module, scheme: str | Scheme) -> Iterator[None]:
             layer.theta.copy_(theta)
 
 
+def step_of(x: Tensor, low: int, high: int) -> Tensor:
+    """Step with the least mean squared error of x rounded to levels `low` to `high`; a scalar."""
+    flat = x.flatten()[:: max(x.numel() // _SAMPLE, 1)]
+    top = flat.abs().max().clamp(min=1e-12) / high
+    steps = [top * float(share) for share in _SHARES]
+    errors = [(flat - levels(flat, s, low, high) * s).square().mean() for s in steps]
+    return steps[int(torch.stack(errors).argmin())]
+
+
 @torch.no_grad()
 def set_steps(net: nn.Module, images: Tensor) -> nn.Module:
     """Fix the steps of every converted layer on its inputs of the dense network; returns `net`.
@@ -65,13 +74,9 @@ def set_steps(net: nn.Module, images: Tensor) -> nn.Module:
             layer.x_step.fill_(1)
             return
         x = layer._wide(args[0])
-        flat = x.flatten()[:: max(x.numel() // _SAMPLE, 1)]
         unsigned = bool(x.min() >= 0)
         low, high = layer.switches.input_range(unsigned)
-        top = flat.abs().max().clamp(min=1e-12) / high
-        steps = [top * float(share) for share in _SHARES]
-        errors = [(flat - levels(flat, s, low, high) * s).square().mean() for s in steps]
-        layer.x_step.copy_(steps[int(torch.stack(errors).argmin())])
+        layer.x_step.copy_(step_of(x, low, high))
         layer.x_unsigned.fill_(unsigned)
         sums = layer.project_levels(levels(x, layer._wide(layer.x_step), low, high))
         low, high = layer.switches.input_range(False)
