@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..common.errors import InputError
 from . import nets
 from .adversary import perturb
+from .baselines import defend, penalty
 from .data import Images
 from .evaluate import spread
 from .recipes import Recipe
@@ -62,14 +63,14 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
+    torch.manual_seed(recipe.seed)
+    net = defend(nets.build(recipe.model, len(data.classes)), recipe.defence, seed=recipe.seed)
     held, kept = _split(data, recipe.validation)
     per_epoch = len(kept) // recipe.batch
     if not per_epoch:
         raise InputError(
             f"batch must be at most the {len(kept)} images of {data.name}, not {recipe.batch}"
         )
-    torch.manual_seed(recipe.seed)
-    net = nets.build(recipe.model, len(data.classes))
     net = net.to(device, memory_format=torch.channels_last)
     optimizer = _optimizer(net, recipe)
     steps = per_epoch * len(recipe.resolutions)
@@ -94,6 +95,7 @@ def train(
         with torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.bfloat16):
             logits = net(perturb(net, x, y, recipe))
             loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+            loss = loss + penalty(net, epoch + 1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

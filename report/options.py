@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ModelOption",
+    "Ratio",
     "as_json",
     "assignments",
     "batch_option",
@@ -44,6 +46,23 @@ class ModelOption(click.Option):
         known = ", ".join(NETWORKS)
         names, text = super().get_help_record(ctx) or ("", "")
         return names, f"One of {known}. {text}"
+
+
+class Ratio(click.ParamType):
+    """A decimal number or a fraction such as 8/255."""
+
+    name = "ratio"
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            number = Fraction(value)
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r}: give a number such as 0.03 or 8/255", param, ctx)
+        if not 0 < number <= 1:
+            self.fail(f"{value!r}: must be above 0 and at most 1", param, ctx)
+        return float(number)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from ..common.errors import InputError
 from .options import (
+    Ratio,
     as_json,
     command_line,
     data_option,
@@ -30,23 +30,6 @@ __all__ = ["VERBS"]
 #: Attacks and schemes unless others are asked for: minutes for a small network on a CPU.
 _ATTACKS = ("fgsm", "mifgsm", "pgd", "adaptive", "unbounded", "bpda", "transfer", "square")
 _SCHEMES = ("dense", "unstructured:0.9", "structured:7:8")
-
-
-class _Ratio(click.ParamType):
-    """A decimal number or a fraction such as 8/255."""
-
-    name = "ratio"
-
-    def convert(
-        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            number = Fraction(value)
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r}: give a number such as 0.03 or 8/255", param, ctx)
-        if not 0 < number <= 1:
-            self.fail(f"{value!r}: must be above 0 and at most 1", param, ctx)
-        return float(number)
 
 
 def _number(option: str, default: int, text: str) -> Any:
@@ -77,13 +60,13 @@ def _number(option: str, default: int, text: str) -> Any:
 )
 @click.option(
     "--eps",
-    type=_Ratio(),
+    type=Ratio(),
     default="8/255",
     show_default=True,
     help="Largest change of a pixel in [0, 1].",
 )
 @click.option(
-    "--step", type=_Ratio(), default="2/255", show_default=True, help="Step of PGD and its like."
+    "--step", type=Ratio(), default="2/255", show_default=True, help="Step of PGD and its like."
 )
 @_number("--steps", 20, "Steps of PGD and its like.")
 @_number("--queries", 5000, "Of Square, alone and within AutoAttack, and of random.")

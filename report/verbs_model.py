@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..common.errors import InputError
 from .options import (
     ModelOption,
+    Ratio,
     as_json,
     data_option,
     directory,
@@ -43,35 +44,54 @@ class _Sides(click.ParamType):
         return tuple(int(word) for word in words)
 
 
+_RECIPES = ("clean", "fast", "rice", "imagenet")
+
+
 @click.command()
 @click.option(
-    "--model", cls=ModelOption, default="resnet18", show_default=True, help="Network to train."
+    "--recipe",
+    type=click.Choice(_RECIPES),
+    default="clean",
+    show_default=True,
+    help="What the options below start from. clean: six epochs of growing images, no attacks. fast:"
+    " 30 epochs on images that one gradient step has attacked. rice: the paper's, 200 epochs of"
+    " PGD-10, the best epoch kept. imagenet: the paper's for ImageNet, 90 epochs of PGD-2.",
 )
+@click.option("--model", cls=ModelOption, default=None, help="Network to train.")
 @data_option
 @click.option(
     "--resolutions",
     type=_Sides(),
     metavar="N,N,...",
-    default="16,16,24,24,32,32",
-    show_default=True,
     help="Side of the training images in pixels, one number an epoch.",
 )
 @click.option(
-    "--batch", type=click.IntRange(1), default=128, show_default=True, help="Images a step."
+    "--epochs", type=click.IntRange(1), help="Epochs, all at the recipe's last resolution."
+)
+@click.option("--batch", type=click.IntRange(1), help="Images a step.")
+@click.option("--peak-lr", type=click.FloatRange(0, min_open=True), help="Largest learning rate.")
+@click.option(
+    "--adversary",
+    type=click.Choice(["none", "fgsm", "pgd"]),
+    help="What attacks each batch: one gradient step from a random start (N-FGSM), or PGD.",
+)
+@click.option("--eps", type=Ratio(), help="Largest change of a pixel in [0, 1], such as 8/255.")
+@click.option("--attack-step", type=Ratio(), help="Step of PGD.")
+@click.option("--attack-steps", type=click.IntRange(1), help="Steps of PGD.")
+@click.option(
+    "--validation",
+    type=click.IntRange(0),
+    help="Training images held out to choose the epoch by, under PGD; 0 takes the last.",
 )
 @click.option(
-    "--peak-lr",
-    type=click.FloatRange(0, min_open=True),
-    default=0.2,
-    show_default=True,
-    help="Learning rate at the top of the one-cycle schedule.",
+    "--defence",
+    type=click.Choice(["none", "pni", "l2p", "rpf"]),
+    help="Noise of another paper to train with: the baselines.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Of the weights, the order of the images and the augmentation.",
+    help="Of the weights, the order of the images, the augmentation and the adversary.",
 )
 @click.option(
     "--device",
@@ -83,35 +103,43 @@ class _Sides(click.ParamType):
 @directory()
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run in the same directory.")
 def train(
-    model: str,
+    recipe: str,
     data: str,
-    resolutions: tuple[int, ...],
-    batch: int,
-    peak_lr: float,
-    seed: int,
+    epochs: int | None,
     device: str,
     output: Path,
     resume: bool,
+    **changes: Any,
 ) -> None:
-    """Train a network from scratch.
+    """Train a network from scratch, on clean images or against attacks.
 
     DIR gets state.pt, from which an interrupted run goes on with --resume, and record.json, which
     says how it was made. `sinai distill` makes a checkpoint of it.
 
     \b
-    Example:
+    Examples:
       sinai train --data imagefolder:cifar10 -o trained
+      sinai train --recipe fast --data imagefolder:cifar10 -o robust
+      sinai train --recipe rice --model wrn34_10 --data cifar10:cifar-10-batches-py -o wide
     """
     need_torch("train")
+    from dataclasses import replace
+
     from ..model.data import load
-    from ..model.train import Recipe
+    from ..model.recipes import RECIPES
     from ..model.train import train as run_training
 
     if output.exists() and not resume:
         raise InputError(f"-o {output}: exists already; give another name, or --resume to go on")
     if resume and not (output / "state.pt").exists():
         raise InputError(f"-o {output}: holds no state.pt to go on from; leave out --resume")
-    recipe = Recipe(model=model, resolutions=resolutions, batch=batch, peak_lr=peak_lr, seed=seed)
+    base = RECIPES[recipe]
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if epochs is not None:
+        if "resolutions" in changes:
+            raise InputError("--epochs and --resolutions: give one of them, not both")
+        changes["resolutions"] = base.resolutions[-1:] * epochs
+    chosen = replace(base, **changes)
     images = load(data, "train")
     with _bar("training") as bar:
 
@@ -119,8 +147,8 @@ def train(
             _advance(bar, done, steps)
             bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{hit:.2f}", refresh=False)
 
-        run_training(recipe, images, output, progress=show, device=device)
-    click.echo(f"{output}: {model} trained on {len(images)} images of {images.name}")
+        run_training(chosen, images, output, progress=show, device=device)
+    click.echo(f"{output}: {chosen.model} trained on {len(images)} images of {images.name}")
 
 
 @click.command()

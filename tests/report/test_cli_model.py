@@ -45,15 +45,37 @@ def checkpoint(trained, data, tmp_path_factory):
     return folder
 
 
-def test_defaults_of_train_are_those_of_the_recipe():
-    from sinai.model.train import Recipe
+def test_train_starts_from_a_recipe():
+    """Its options have no defaults of their own: what is not given is the recipe's."""
+    from dataclasses import fields
 
-    [verb] = [command for name, command in sinai.commands.items() if name == "train"]
-    for parameter in verb.params:
-        if parameter.name in Recipe.__dataclass_fields__:
-            context = verb.make_context("train", [], resilient_parsing=True)
-            value = parameter.type_cast_value(context, parameter.default)
-            assert value == Recipe.__dataclass_fields__[parameter.name].default, parameter.name
+    from sinai.model.baselines import DEFENCES
+    from sinai.model.recipes import RECIPES, Recipe
+
+    verb = sinai.commands["train"]
+    options = {parameter.name: parameter for parameter in verb.params}
+    given = verb.make_context("train", ["--data", "npz:a", "-o", "b"]).params
+    assert options["recipe"].type.choices == tuple(RECIPES)
+    assert options["defence"].type.choices == tuple(DEFENCES)
+    ours = {"recipe", "data", "epochs", "device", "output", "resume"}
+    assert {*options} - ours <= {field.name for field in fields(Recipe)}
+    assert {given[name] for name in {*options} - ours} == {None}
+
+
+def test_train_takes_what_is_given_and_the_rest_from_the_recipe(data, tmp_path, capsys):
+    command = ["train", "--recipe", "rice", "--data", data, "--model", "tiny", "--epochs", "2"]
+    command += ["--validation", "8", "--attack-steps", "1", "--eps", "4/255", "--batch", "28"]
+    command += ["--defence", "pni", "--device", "cpu"]
+    assert main([*command, "-o", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    recipe = record["recipe"]
+    assert (recipe["schedule"], recipe["adversary"], recipe["defence"]) == ("steps", "pgd", "pni")
+    assert (recipe["eps"], recipe["resolutions"]) == (4 / 255, [32, 32])
+    assert record["images"] == 56
+    assert record["validation"]["epoch"] in (1, 2)
+    assert main([*command, "--resolutions", "16", "-o", str(tmp_path / "other")]) == 2
+    assert "--epochs and --resolutions: give one of them" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_defaults_of_distill_are_those_of_the_function():
