@@ -171,7 +171,7 @@ def _choose(errors: Mapping[str, Mapping[int, float]], top: float) -> tuple[floa
     """A scale that reaches `top`, and the shift of each tensor with `errors`."""
     steps = _shared_steps(errors)
     top = max(top, 1e-6)
-    reference = next(iter(steps.values()), top / 32767)
+    reference = next(iter(steps.values()), top / 8)
     scale = reference * 2.0 ** np.ceil(np.log2(top / 32767 / reference))
     shifts = {name: max(round(np.log2(step / scale)), 0) for name, step in steps.items()}
     return float(scale), shifts
