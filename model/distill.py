@@ -10,7 +10,6 @@ our addition, in place of the paper's fine-tuning. One network serves all scheme
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from .closed_form import NOISE, POSITIONS, ClosedForm, kept_images
 from .data import Images, load
 from .evaluate import spread
 from .quantise import quantise
+from .trained import load_trained
 
 __all__ = ["NOISE", "distill", "distill_net"]
 
@@ -96,7 +96,13 @@ def distill(
         raise InputError(f"seed must be at least 0, not {seed}")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: this computer has none; give auto or cpu")
-    net, network, training = _trained(Path(net_state_path))
+    trained = load_trained(net_state_path)
+    if trained.recipe.defence != "none":
+        raise InputError(
+            f"{net_state_path}: is trained with the noise of {trained.recipe.defence}, which has no"
+            " place in a checkpoint; give a network of defence none"
+        )
+    net, network, training = trained.net, trained.recipe.model, trained.record
     data = load(data_spec, "train")
     if len(data.classes) != net.classes:
         raise InputError(
@@ -201,31 +207,3 @@ def _identity(net: torch.nn.Module, pixels: torch.Tensor, seed: int, kept: int) 
     for value in (*net.state_dict().values(), pixels):
         total.update(value.contiguous().numpy().tobytes())
     return total.hexdigest()
-
-
-def _trained(path: Path) -> tuple[nets.ResNet | nets.PreActResNet, str, dict[str, Any]]:
-    """The network of a training folder, its name and the record of its training."""
-    state_file = path / "state.pt" if path.is_dir() else path
-    try:
-        state = torch.load(state_file, weights_only=True, map_location="cpu")
-        recipe = json.loads(state["recipe"])
-        weights = state["net"]
-        net = nets.build(recipe["model"], len(weights["classifier.bias"]))
-        net.load_state_dict(weights)
-    except OSError as error:
-        raise InputError(
-            f"{state_file}: cannot be read ({error.strerror}); give the folder that `sinai train`"
-            " wrote"
-        ) from None
-    except InputError:
-        raise
-    except Exception as error:  # torch.load raises nearly anything on a damaged file
-        raise InputError(
-            f"{state_file}: is no state of a training ({type(error).__name__}); give the folder"
-            " that `sinai train` wrote"
-        ) from None
-    record = {"recipe": recipe, "step": state["step"]}
-    record_file = state_file.with_name("record.json")
-    if record_file.exists():
-        record = json.loads(record_file.read_text())
-    return net.eval(), recipe["model"], record

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from ..common.errors import InputError
 from ..common.scheme import Scheme
+from .attacks import Settings, attack
 from .layers import SinaiLayer
+from .recipes import Recipe
 from .sinai import layers_of, set_scheme
 from .steps import observed, under_scheme
 from .weights import read, save_converted, write
 
-__all__ = ["FineTuning", "finetune", "mse"]
+__all__ = ["FineTuning", "adversary", "finetune", "mse"]
 
 #: ``attack(net, images, labels)`` returns images in [0, 1] of the same shape.
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -173,6 +175,21 @@ def finetune(
     record = {"finetuning": json.loads(text), "one_net": len(recipe.schemes) > 1}
     save_converted(net, out / "net.pt", network=network, record=record)
     return net
+
+
+def adversary(recipe: Recipe) -> tuple[Attack | None, str]:
+    """Return what fine-tuning attacks with, and its name: PGD by the numbers of the recipe that
+    trained the network, with straight-through gradients; None if that had no adversary."""
+    if recipe.adversary == "none":
+        return None, ""
+    settings = Settings(eps=recipe.eps, step=recipe.attack_step, steps=recipe.attack_steps)
+
+    def make(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        seed = int(torch.randint(1 << 31, ()))  # of the step's own draws
+        return attack(net, x, y, "pgd", settings=settings, seed=seed)
+
+    numbers = f"eps {recipe.eps:.4g}, {recipe.attack_steps} steps of {recipe.attack_step:.4g}"
+    return make, f"pgd, {numbers}"
 
 
 def mse(z: Tensor, noise: Tensor, layer: SinaiLayer, reduction: str) -> Tensor:

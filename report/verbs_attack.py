@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from .options import (
     projection_option,
 )
 from .output import fresh_directory
+from .progress import advance, bar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,7 +123,8 @@ def attack(
 ) -> None:
     """Attack a network under noise schemes and measure its robust accuracy.
 
-    CHECKPOINT is a directory, the name of a bundled checkpoint, or a file of a converted network.
+    CHECKPOINT is a directory, the name of a bundled checkpoint, the net.pt of `sinai finetune`, or
+    a directory of `sinai train`, which has no noise but that of a defence: --scheme dense.
     Every attack by gradient runs twice: with straight-through gradients, and as in the paper, with
     the zero gradient of rounding. The worst case is the minimum over both, and in the last row over
     all bounded attacks, image by image: believe that one. cw and unbounded may leave the bound and
@@ -148,14 +149,13 @@ def attack(
     cells = plan(schemes or _SCHEMES, names)
     settings = Settings(**numbers)
     journal = output.absolute().with_name(f".{output.name}.attack")
-    with fresh_directory(output, marker="robustness.json", force=force) as aside, _bar() as bar:
+    with (
+        fresh_directory(output, marker="robustness.json", force=force) as aside,
+        bar("attacking", "batch") as shown,
+    ):
         net, described, classes = _network(checkpoint, projection, pool)
         test = load(data, "test")
         _check_classes(checkpoint, test.classes, classes)
-
-        def show(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
 
         measured = measure(
             net,
@@ -167,7 +167,7 @@ def attack(
             seed=seed,
             device=device,
             journal=journal,
-            progress=show,
+            progress=lambda done, of: advance(shown, done, of),
         )
         record = {"schema_version": 1, "command": command_line(), **described, **measured}
         write(record, aside)
@@ -184,6 +184,7 @@ def _network(
     """The network, what the record says about it, and its classes: names, or how many."""
     from ..model.checkpoint import load
     from ..model.pool import Pool
+    from ..model.trained import load_trained
     from ..model.weights import load_converted
 
     if Path(checkpoint).is_file():
@@ -191,6 +192,12 @@ def _network(
             raise InputError(f"{checkpoint}: --pool needs a checkpoint, which has two forms of P")
         net, about = load_converted(checkpoint)
         return net, {"checkpoint": Path(checkpoint).name, "made": about["record"]}, about["classes"]
+    if (Path(checkpoint) / "state.pt").exists():
+        if pool:
+            raise InputError(f"{checkpoint}: --pool needs a checkpoint, which has two forms of P")
+        trained = load_trained(checkpoint)
+        about = {"checkpoint": Path(checkpoint).name, "made": trained.record}
+        return trained.net, about, trained.net.classes
     loaded = load(checkpoint)
     described = {"checkpoint": loaded.name, "model_digest": loaded.digest}
     if pool:
@@ -213,12 +220,6 @@ def _check_classes(checkpoint: str, data: tuple[str, ...], classes: tuple[str, .
             f"{checkpoint}: its classes are {', '.join(classes)}, those of --data"
             f" {', '.join(data)}; give data of the same classes in the same order"
         )
-
-
-def _bar() -> Any:
-    from tqdm import tqdm
-
-    return tqdm(desc="attacking", unit="batch", disable=not sys.stderr.isatty())
 
 
 def _text(record: dict[str, Any], output: Path) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +20,7 @@ from .options import (
     projection_option,
 )
 from .output import fresh_directory
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from .progress import advance, bar
 
 __all__ = ["VERBS"]
 
@@ -141,11 +138,11 @@ def train(
         changes["resolutions"] = base.resolutions[-1:] * epochs
     chosen = replace(base, **changes)
     images = load(data, "train")
-    with _bar("training") as bar:
+    with bar("training") as shown:
 
         def show(done: int, steps: int, loss: float, hit: float) -> None:
-            _advance(bar, done, steps)
-            bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{hit:.2f}", refresh=False)
+            advance(shown, done, steps)
+            shown.set_postfix(loss=f"{loss:.3f}", accuracy=f"{hit:.2f}", refresh=False)
 
         run_training(chosen, images, output, progress=show, device=device)
     click.echo(f"{output}: {chosen.model} trained on {len(images)} images of {images.name}")
@@ -211,7 +208,7 @@ def distill(
     state = output.absolute().with_name(f".{output.name}.distill")
     with (
         fresh_directory(output, marker="checkpoint.json", force=force) as aside,
-        _bar("distilling") as bar,
+        bar("distilling") as shown,
     ):
         make(
             trained,
@@ -223,7 +220,7 @@ def distill(
             seed=seed,
             device=device,
             state=state,
-            progress=lambda done, of: _advance(bar, done, of),
+            progress=lambda done, of: advance(shown, done, of),
         )
     state.unlink(missing_ok=True)
     click.echo(f"{output}: checkpoint of {trained}")
@@ -273,14 +270,14 @@ def evaluate(
 
     loaded = load(checkpoint)
     test = load_data(data, "test")
-    with _bar("evaluating") as bar:
+    with bar("evaluating") as shown:
         rows = accuracy_table(
             loaded,
             test,
             min(images, len(test)),
             schemes or SCHEMES,
             projections=(projection,),
-            progress=lambda done, of: _advance(bar, done, of),
+            progress=lambda done, of: advance(shown, done, of),
         )
     if as_json:
         print_json(rows)
@@ -295,18 +292,6 @@ def evaluate(
             f"{row['fake_quantised']:>16.4f}{row['integer']:>10.4f}{row['agreement']:>8.4f}"
             f"{row['fake_agreement']:>8.4f}"
         )
-
-
-def _bar(what: str) -> tqdm:
-    """A progress bar on standard error, if that is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(desc=what, disable=not sys.stderr.isatty())
-
-
-def _advance(bar: tqdm, done: int, of: int) -> None:
-    bar.total = of
-    bar.update(done - bar.n)
 
 
 VERBS = (train, distill, evaluate)

@@ -1,0 +1,196 @@
+"""The verb `sinai finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..common.errors import InputError
+from .options import Ratio, data_option, directory, need_torch
+from .progress import advance, bar
+
+__all__ = ["VERBS"]
+
+_SCHEMES = ("unstructured:0.9", "structured:7:8")
+
+
+@click.command()
+@click.argument("trained", metavar="TRAINED", type=click.Path(path_type=Path))
+@data_option
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    help="Training images, spread evenly; by default all.",
+)
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    help="Noise scheme to tune for. Repeatable: schemes take turns, step by step, and one network"
+    f" serves all; by default {' and '.join(_SCHEMES)}.",
+)
+@click.option(
+    "--distill-epochs",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="Epochs in which every layer learns its 4-bit weights alone (Eq. 1 of the paper).",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Epochs of fine-tuning, all parameters together (Algorithm 1 of the paper).",
+)
+@click.option(
+    "--batch", type=click.IntRange(1), default=128, show_default=True, help="Images a step."
+)
+@click.option(
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    default=0.01,
+    show_default=True,
+    help="Learning rate of fine-tuning; assumed, the paper gives none.",
+)
+@click.option(
+    "--mse-weight",
+    type=click.FloatRange(0),
+    default=0.1,
+    show_default=True,
+    help="Weight of the distance of noise from exact outputs.",
+)
+@click.option(
+    "--forward",
+    type=click.Choice(["mixed", "accurate"]),
+    default="mixed",
+    show_default=True,
+    help="What the loss of the task sees: outputs with noise, or without.",
+)
+@click.option(
+    "--adversary",
+    type=click.Choice(["as-trained", "none", "pgd"]),
+    default="as-trained",
+    show_default=True,
+    help="Attack each batch by PGD; as-trained does so if the network was trained against attacks.",
+)
+@click.option("--eps", type=Ratio(), help="Of PGD; by default as trained.")
+@click.option("--attack-step", type=Ratio(), help="Likewise.")
+@click.option("--attack-steps", type=click.IntRange(1), help="Likewise.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of P, the order of the images and the attack.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto takes CUDA where there is one.",
+)
+@directory()
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run in the same directory.")
+def finetune(
+    trained: Path,
+    data: str,
+    images: int | None,
+    schemes: tuple[str, ...],
+    distill_epochs: int,
+    epochs: int,
+    batch: int,
+    lr: float,
+    mse_weight: float,
+    forward: str,
+    adversary: str,
+    seed: int,
+    device: str,
+    output: Path,
+    resume: bool,
+    **changes: Any,
+) -> None:
+    """Convert a trained network, distil its 4-bit weights and fine-tune it, as the paper does.
+
+    TRAINED is the directory that `sinai train` wrote, of any network. DIR gets net.pt, which
+    `sinai attack` takes, and what an interrupted run goes on from with --resume. For the
+    accelerator's integers use `sinai distill`.
+
+    \b
+    Examples:
+      sinai finetune trained --data imagefolder:cifar10 -o tuned
+      sinai finetune robust --data imagefolder:cifar10 --scheme structured:7:8 --epochs 2 -o tuned
+      sinai attack tuned/net.pt --data imagefolder:cifar10 -o attacked
+    """
+    need_torch("finetune")
+    from dataclasses import replace
+
+    import torch
+
+    from ..model.data import load
+    from ..model.evaluate import spread
+    from ..model.finetune import FineTuning
+    from ..model.finetune import adversary as chosen_adversary
+    from ..model.finetune import finetune as run
+    from ..model.layerwise import Distillation, distill_layers
+    from ..model.sinai import convert
+    from ..model.trained import load_trained
+
+    if output.exists() and not resume:
+        raise InputError(f"-o {output}: exists already; give another name, or --resume to go on")
+    if resume and not output.is_dir():
+        raise InputError(f"-o {output}: holds nothing to go on from; leave out --resume")
+    recipe = FineTuning(
+        schemes=schemes or _SCHEMES,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        mse_weight=mse_weight,
+        forward=forward,
+        seed=seed,
+    )
+    source = load_trained(trained)
+    attacker = source.recipe
+    if adversary != "as-trained":
+        attacker = replace(attacker, adversary=adversary)
+    attacker = replace(attacker, **{k: v for k, v in changes.items() if v is not None})
+    attack, said = chosen_adversary(attacker)
+    chosen = load(data, "train")
+    classes = source.net.classes
+    if len(chosen.classes) != classes:
+        raise InputError(
+            f"{data}: has {len(chosen.classes)} classes, the network of {trained} has {classes};"
+            " give the data set it was trained on"
+        )
+    chosen = chosen.take(spread(len(chosen), min(images or len(chosen), len(chosen))))
+    pixels, labels = torch.from_numpy(chosen.images), torch.from_numpy(chosen.labels)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = convert(source.net, seed=seed).to(device)
+    with bar("distilling") as shown:
+        distill_layers(
+            net,
+            pixels,
+            output,
+            Distillation(epochs=distill_epochs, batch=batch, seed=seed),
+            progress=lambda done, of, loss: advance(shown, done, of),
+        )
+    with bar("fine-tuning") as shown:
+        run(
+            net,
+            pixels,
+            labels,
+            output,
+            recipe,
+            attack=attack,
+            attack_name=said,
+            network=source.recipe.model,
+            progress=lambda done, of, task, error: advance(shown, done, of),
+        )
+    click.echo(f"{output}/net.pt: {source.recipe.model} tuned for {', '.join(recipe.schemes)}")
+
+
+VERBS = (finetune,)
