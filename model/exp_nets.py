@@ -88,10 +88,6 @@ class Source:
         total.update(self.train.labels.tobytes())
         return total.hexdigest()
 
-    @property
-    def pixels(self) -> Tensor:
-        return torch.from_numpy(self.train.images)
-
 
 def sources(specs: tuple[str, ...], train_images: int = 0) -> dict[str, Source]:
     """Return the data set of the paper that each of `specs` stands for, by its number of classes.
@@ -167,6 +163,7 @@ class Networks:
         words = [recipe.model, subject.method]
         if subject.method == "SINAI":
             made |= {
+                "images": self.scale.tuning_images,
                 "subject": asdict(replace(subject, pool=False)),
                 "distillation": asdict(self.scale.of(self.scale.distillation, subject.network)),
                 "tuning": asdict(self.scale.of(self.scale.tuning, subject.network)),
@@ -204,7 +201,6 @@ class Networks:
         self._distil(net.to(self.device), subject, folder, f"distilling {name}")
         recipe = self.recipe(subject)
         tuning = self.scale.of(self.scale.tuning, subject.network)
-        data = self.data[subject.dataset]
         adversary, said = _adversary(recipe)
 
         def show(done: int, of: int, task: float, error: float) -> None:
@@ -212,8 +208,7 @@ class Networks:
 
         return finetune(
             net,
-            data.pixels,
-            torch.from_numpy(data.train.labels),
+            *self._learned(subject),
             folder,
             replace(tuning, schemes=subject.tuned, seed=self.seed),
             attack=adversary,
@@ -226,18 +221,24 @@ class Networks:
         """Other P for each further member, whose W~ are distilled; W and b are shared."""
         pool = Pool(net, self.scale.pool, seed=self.seed).to(self.device)
         name = self.name(subject)
-        pixels = self.data[subject.dataset].pixels[:_CALIBRATION].to(self.device)
+        pixels = self._learned(subject)[0][:_CALIBRATION].to(self.device)
         for index, member in enumerate(pool.members[1:], start=1):
             set_steps(member, pixels.float().div(255))
             what = f"distilling member {index} of {name}"
             self._distil(member, subject, self.folder / name / f"p{index}", what)
         return pool.eval()
 
+    def _learned(self, subject: Subject) -> tuple[Tensor, Tensor]:
+        """Images and labels that distillation and fine-tuning take."""
+        data = self.data[subject.dataset].train
+        most = self.scale.tuning_images or len(data)
+        return torch.from_numpy(data.images[:most]), torch.from_numpy(data.labels[:most])
+
     def _distil(self, net: nn.Module, subject: Subject, folder: Path, what: str) -> None:
         recipe = self.scale.of(self.scale.distillation, subject.network)
         distill_layers(
             net,
-            self.data[subject.dataset].pixels,
+            self._learned(subject)[0],
             folder,
             replace(recipe, seed=self.seed),
             progress=lambda done, of, loss: self.tell(what, done, of),

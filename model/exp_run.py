@@ -52,8 +52,12 @@ def plan(experiment: Experiment, scale: Scale, *, each: bool = False) -> Experim
     """
     points = []
     for point in experiment.points:
-        if dict(point.changes).get("steps", 0) > scale.most_steps:
+        if point.fine and scale.coarse:
             continue
+        # A capped AutoAttack is capped in Table 3, too, which asks for 10 steps.
+        most = scale.settings.autoattack_steps
+        changes = tuple(c for c in point.changes if c[0] != "autoattack_steps" or c[1] < most)
+        point = replace(point, changes=changes)
         if each and point.subject.tuned:
             point = replace(point, subject=replace(point.subject, tuned=(point.scheme,)))
         points.append(point)

@@ -26,12 +26,14 @@ class Scale:
         By network; ``""`` for those not named. Schemes of `tuning` are the experiment's.
     settings : Settings
         Of the attacks.
-    most_steps : int
-        Points of PGD with more steps are left out.
+    coarse : bool
+        Whether the points between the others of figures 3 and 4 are left out.
     images : int
         Test images, spread evenly; 0 for all.
     train_images : int
         Training images, spread evenly; 0 for all.
+    tuning_images : int
+        How many of them distillation and fine-tuning take; 0 for all.
     pool : int
         Members of a pool.
     batch : int
@@ -44,9 +46,10 @@ class Scale:
     distillation: Mapping[str, Distillation]
     tuning: Mapping[str, FineTuning]
     settings: Settings
-    most_steps: int
+    coarse: bool
     images: int
     train_images: int
+    tuning_images: int
     pool: int
     batch: int
     stand_in: bool
@@ -63,26 +66,44 @@ SCALES = {
     "tiny": Scale(
         recipes={
             "resnet18": replace(
-                _FAST, model="tiny", resolutions=(16, 16, 16, 24, 32), attack_steps=3
+                _FAST,
+                model="tiny",
+                resolutions=(16, 16, 24, 24, 32, 32),
+                attack_steps=2,
+                bfloat16=False,
             ),
             "wrn34_10": replace(
-                _FAST, model="tiny_wrn", resolutions=(16, 16, 16, 24), attack_steps=3
+                _FAST,
+                model="tiny_wrn",
+                resolutions=(16, 16, 24, 24, 32),
+                attack_steps=2,
+                bfloat16=False,
             ),
             "resnet50": replace(
-                _FAST, model="tiny_resnet50", resolutions=(32,) * 5, eps=4 / 255, attack_steps=2
+                _FAST,
+                model="tiny_resnet50",
+                resolutions=(32,) * 8,
+                eps=4 / 255,
+                attack_steps=2,
+                bfloat16=False,
             ),
             "vit_b16": replace(
-                RECIPES["clean"], model="tiny_vit", resolutions=(32,) * 10, peak_lr=0.1
+                RECIPES["clean"],
+                model="tiny_vit",
+                resolutions=(32,) * 20,
+                peak_lr=0.1,
+                bfloat16=False,
             ),
         },
-        distillation={"": Distillation(epochs=2)},
-        tuning={"": FineTuning()},
-        settings=Settings(queries=200, cw_steps=100, eot=5, unbounded_steps=50),
-        most_steps=50,
-        images=100,
-        train_images=10_000,
+        distillation={"": Distillation(epochs=4, batch=64)},
+        tuning={"": FineTuning(batch=64)},
+        settings=Settings(autoattack_steps=5, queries=200, cw_steps=50, eot=4, unbounded_steps=50),
+        coarse=True,
+        images=50,
+        train_images=8000,
+        tuning_images=640,
         pool=3,
-        batch=100,
+        batch=50,
         stand_in=True,
     ),
     "full": Scale(
@@ -95,9 +116,10 @@ SCALES = {
         distillation={"": Distillation(), "resnet50": Distillation(optimizer="adamw", lr=0.01)},
         tuning={"": FineTuning(), "resnet50": FineTuning(epochs=10, batch=64)},
         settings=Settings(),
-        most_steps=1000,
+        coarse=False,
         images=0,
         train_images=0,
+        tuning_images=0,
         pool=4,
         batch=250,
         stand_in=False,
@@ -129,14 +151,16 @@ def caps(scale: Scale, networks: Iterable[str], images: int, train_images: int) 
                 lines.append(f"{network} is {what} for {epochs} epochs, not {of}")
     if train_images:
         lines.append(f"at most {train_images} training images")
+    if scale.tuning_images:
+        lines.append(f"{scale.tuning_images} of them to distil and fine-tune on")
     if images:
         lines.append(f"at most {images} test images: one is {100 / images:.3g} %")
     for field in fields(Settings):
         ours, theirs = (getattr(each.settings, field.name) for each in (scale, full))
         if ours != theirs:
             lines.append(f"{field.name.replace('_', ' ')} of attacks {ours:g}, not {theirs:g}")
-    if scale.most_steps < full.most_steps:
-        lines.append(f"no PGD of more than {scale.most_steps} steps")
+    if scale.coarse:
+        lines.append("figures 3 and 4 have half of their points")
     return lines
 
 
