@@ -139,7 +139,7 @@ def one_case(
 ) -> tuple[Case, Checked]:
     """Run the case that `seed` and `path` name on the core of `machine`."""
     case = simplified(random_case(seed, machine), machine, path)
-    return case, check(core or VerilatedCore(machine), machine, case, contract)
+    return case, check(core or VerilatedCore(machine, quick=True), machine, case, contract)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def soak(
             break
         preset, sets, machine = random_machine(key[0])
         if key[0] != number:
-            number, core = key[0], VerilatedCore(machine)
+            number, core = key[0], VerilatedCore(machine, quick=True)
         seeds = range(number * SEEDS + key[1], number * SEEDS + key[1] + count)
         row = {**identity, "machine": number, "preset": preset, "set": sets, "first": key[1]}
         row |= _block(core, machine, seeds, contract, (preset, sets, fault))

@@ -362,6 +362,23 @@ def test_one_compilation_for_all_who_want_it(tmp_path, monkeypatch, tools):
     assert len(others | set(found)) == 3
 
 
+def test_quick_takes_what_is_there_already(tmp_path, monkeypatch, tools):
+    """Compiled quickly only if the cache has neither, and never instead of well."""
+    levels = []
+
+    def compiled(work, text, top, tool, support, level):
+        levels.append(level)
+        (work / "core.so").write_text(text)
+        return work / "core.so"
+
+    monkeypatch.setattr(verilated, "_compile", compiled)
+    quick = [library("a", "top", quick=True, cache=tmp_path) for _ in range(2)]
+    well = library("a", "top", cache=tmp_path)
+    assert quick[0] == quick[1] != well
+    assert library("a", "top", quick=True, cache=tmp_path) == well
+    assert levels == [["-O1"], ["-O2"]]
+
+
 def test_failed_compilation_leaves_nothing_behind(tmp_path, monkeypatch, tools):
     monkeypatch.setattr(verilated, "_TRANSLATE", ["--no-such-option"])
     monkeypatch.setattr(verilated, "verilator", lambda: ["false"])
