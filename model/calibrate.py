@@ -215,7 +215,7 @@ def rows_at(layer: SinaiConv2d, x: Tensor, at: Tensor) -> Tensor:
     x = nn.functional.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
     width = (x.shape[2] - layer.kernel) // layer.stride + 1
     top, left = at // width * layer.stride, at % width * layer.stride
-    image = torch.arange(len(x)).unsqueeze(1)
+    image = torch.arange(len(x), device=x.device).unsqueeze(1)
     taps = [x[image, top + i, left + j] for i in range(layer.kernel) for j in range(layer.kernel)]
     return torch.stack(taps, 2).flatten(2).flatten(0, 1)
 
