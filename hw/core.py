@@ -238,6 +238,6 @@ class Core(wiring.Component):
             self.host_read_data.eq(host.read_data),
             host.counts.eq(counters.counts),
             host.uncounted.eq(counters.fault),
-            host.progress.eq(engine.issue | dma.progress | launch | engine.done | rpu.busy),
+            host.progress.eq(engine.issue | dma.progress | launch | engine.done | rpu.progress),
         ]
         return m

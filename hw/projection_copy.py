@@ -55,6 +55,8 @@ class ProjectionCopy(wiring.Component):
         A group begins, of so many pixels.
     done : ``Out(1)``
         It ends: its last tap is read. `pixels` still counts it.
+    walks : ``Out(1)``
+        A tap is read in this cycle, or lies outside the input.
     o_valid, o_last, o_data : ``Out``
         A beat; it is the last of its pixel.
     """
@@ -81,6 +83,7 @@ class ProjectionCopy(wiring.Component):
                 "take": Out(1),
                 "pixels": Out(range(machine.rpu.hold + 1)),
                 "done": Out(1),
+                "walks": Out(1),
                 "o_valid": Out(1),
                 "o_last": Out(1),
                 "o_data": Out(64 * machine.pses),
@@ -114,6 +117,7 @@ class ProjectionCopy(wiring.Component):
             self.bottom.eq(Mux(end < config.q_h_in, end, config.q_h_in)),
             self.take.eq(~active & (rest != 0) & (self.rows >= self.bottom) & self.fits),
             on.eq(active | self.take),
+            self.walks.eq(on),
             self.pixels.eq(Mux(active, count, Mux(columns < hold, columns, hold))),
             left_now.eq(Mux(active, left, self.pixels)),
         ]

@@ -74,6 +74,8 @@ class ProjectionGather(wiring.Component):
         The adders begin with `slot`.
     gathered, slot : ``Out(1)``, ``Out(slot_layout(machine, linear))``
     en, address, data : read port of the x^Q memory
+    walks : ``Out(1)``
+        A word is read in this cycle, or would be, but lies outside the input.
     fill, fill_half, fill_pixel, fill_data : ``Out``
         Words of a pixel that take `fill_data`, a cycle after the read; half of the buffer; pixel of
         the group.
@@ -98,6 +100,7 @@ class ProjectionGather(wiring.Component):
                 "en": Out(1),
                 "address": Out(ceil_log2(memory_depth(machine, "xq"))),
                 "data": In(4 * rpu.word),
+                "walks": Out(1),
                 "fill": Out(rpu.elements // rpu.word),
                 "fill_half": Out(1),
                 "fill_pixel": Out(range(rpu.hold)),
@@ -192,6 +195,7 @@ class ProjectionGather(wiring.Component):
         row, column = Signal(COORDINATE), Signal(COORDINATE)
         active, more, on, inside = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
+            self.walks.eq(on),
             on.eq(more & (active | self.go) & (~tap | (here.y < self.limit))),
             row.eq(here.y + kr),
             column.eq(here.x + kc),

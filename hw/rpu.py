@@ -83,8 +83,9 @@ class Rpu(wiring.Component):
         Pixels of the part whose p may be read.
     base_slot : ``Out``
         Slot of the first pixel of the part, from `start` on, that cycle included.
-    busy : ``Out(1)``
-        Not all p of a projected part are ready.
+    progress : ``Out(1)``
+        A word of x^Q or of P is asked for, a tile passes, or p is copied, in this cycle. A wait for
+        the ring is none.
 
     Raises
     ------
@@ -118,7 +119,7 @@ class Rpu(wiring.Component):
                 "freed": In(pixels),
                 "ready": Out(pixels),
                 "base_slot": Out(ceil_log2(memory_depth(machine, "p"))),
-                "busy": Out(1),
+                "progress": Out(1),
             }
         )
 
@@ -341,16 +342,12 @@ class Rpu(wiring.Component):
         with m.If(rows_usable):
             m.d.sync += rows.eq(below)
         usable, usable_pixels = delay(m, fill, finished, finished_pixels)
-        projecting = Signal()
-        m.d.comb += self.busy.eq(projecting & (self.ready != config.pixels))
+        m.d.comb += self.progress.eq(gather.walks | on | load | copy.walks)
         with m.If(usable):
             m.d.sync += self.ready.eq(self.ready + usable_pixels)
 
         with m.If(self.start):
-            m.d.sync += [
-                projecting.eq(begin),
-                self.ready.eq(Mux(begin, 0, config.pixels)),
-            ]
+            m.d.sync += self.ready.eq(Mux(begin, 0, config.pixels))
         with m.If(begin):
             m.d.sync += [loading.eq(1), load_word.eq(0), load_half.eq(0), tile.eq(0), rows.eq(0)]
             m.d.sync += matrix_address.eq(config.p_base)
