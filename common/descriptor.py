@@ -20,6 +20,9 @@ from .machine import Machine
 
 __all__ = [
     "COMPUTE",
+    "FAULT_MEANINGS",
+    "FLAG_MEANINGS",
+    "TARGET_MEANINGS",
     "TRANSFER",
     "Fault",
     "Field",
@@ -42,23 +45,38 @@ COMPUTE, TRANSFER = 0x53494E01, 0x53494E02
 
 
 class Flag(IntFlag):
-    """Bits of the field `flags` of a compute descriptor."""
+    """Bits of the field `flags` of a compute descriptor; :data:`FLAG_MEANINGS` says more."""
 
-    APPROXIMATE = 1  # run APPROXIMATE; without it the layer is dense
-    EXACT = 2  # run EXACT
-    RANK = 4  # select the N largest of 8 (structured machine); otherwise z~ >= theta
-    INJECT = 8  # essential neurons are in the mask memory already; select nothing
-    RESIDUAL = 16  # add the residual
-    STORE_SUM = 32  # write s, before gain and offset, to the residual memory at sum_base
-    RELU = 64  # negative y become 0
-    PROJECT = 128  # run the projection unit; without it p of the pixels is in its memory already
-    TAP = 256  # projection `tap`; otherwise `patch`
-    UNSIGNED = 512  # x^Q is 0 to 15; otherwise -8 to 7
-    RELEASE = 1024  # p of a block is free after its last tile
+    APPROXIMATE = 1
+    EXACT = 2
+    RANK = 4
+    INJECT = 8
+    RESIDUAL = 16
+    STORE_SUM = 32
+    RELU = 64
+    PROJECT = 128
+    TAP = 256
+    UNSIGNED = 512
+    RELEASE = 1024
+
+
+FLAG_MEANINGS = {
+    Flag.APPROXIMATE: "run APPROXIMATE; without it the part is dense",
+    Flag.EXACT: "run EXACT",
+    Flag.RANK: "select the `essential` largest of 8 (structured machine); otherwise z~ >= `theta`",
+    Flag.INJECT: "essential neurons are in the mask memory already; select nothing",
+    Flag.RESIDUAL: "add the residual",
+    Flag.STORE_SUM: "keep s, before gain and offset, in the residual memory from `sum_base` on",
+    Flag.RELU: "negative y become 0",
+    Flag.PROJECT: "run the projection unit; without it p of the pixels is in its memory already",
+    Flag.TAP: "projection `tap`; otherwise `patch`",
+    Flag.UNSIGNED: "x^Q is 0 to 15; otherwise -8 to 7",
+    Flag.RELEASE: "p of a block is free after its last approximate tile",
+}
 
 
 class Target(IntEnum):
-    """What a transfer fills or empties."""
+    """What a transfer fills or empties; :data:`TARGET_MEANINGS` says more."""
 
     WEIGHTS = 0
     X = 1
@@ -67,21 +85,46 @@ class Target(IntEnum):
     PROJECTION = 4
     PARAMETERS = 5
     MASKS = 6
-    STORE_Y = 8  # 16-bit y
-    STORE_YQ = 9  # 4-bit y^Q, formed from y on the way out
-    STORE_SUM = 10  # 16-bit s, from the residual memory
-    STORE_MASKS = 11  # essential neurons as selected
+    STORE_Y = 8
+    STORE_YQ = 9
+    STORE_SUM = 10
+    STORE_MASKS = 11
+
+
+TARGET_MEANINGS = {
+    Target.WEIGHTS: "load W and W~",
+    Target.X: "load x",
+    Target.RESIDUAL: "load the residual to add",
+    Target.XQ: "load x^Q",
+    Target.PROJECTION: "load P",
+    Target.PARAMETERS: "load M, b, M~, b~, a and c",
+    Target.MASKS: "load essential neurons, for INJECT",
+    Target.STORE_Y: "store y, 16 bit",
+    Target.STORE_YQ: "store y^Q, 4 bit, formed from y on the way out",
+    Target.STORE_SUM: "store the sums s that STORE_SUM of a compute kept",
+    Target.STORE_MASKS: "store the essential neurons as selected",
+}
 
 
 class Fault(IntEnum):
     """Error codes of STATUS that belong to no field; field n of a descriptor has code 16 + n."""
 
     NONE = 0
-    HEADER = 1  # not the header of a descriptor of this queue
-    SUM = 2  # the words do not add up to 0
-    STALLED = 3  # no progress for the time of the watchdog
-    COMBINATION = 4  # fields contradict each other or the machine
-    RING = 5  # more descriptors announced than the queue has slots
+    HEADER = 1
+    SUM = 2
+    STALLED = 3
+    COMBINATION = 4
+    RING = 5
+
+
+FAULT_MEANINGS = {
+    Fault.NONE: "no fault",
+    Fault.HEADER: "the first word is not the header of a descriptor of this queue",
+    Fault.SUM: "the words do not add up to 0",
+    Fault.STALLED: "no progress for the time of the watchdog",
+    Fault.COMBINATION: "fields contradict each other or the machine: a rule is broken",
+    Fault.RING: "more descriptors announced than the queue has slots",
+}
 
 
 @dataclass(frozen=True)
@@ -189,7 +232,7 @@ def compute_fields(machine: Machine) -> tuple[Field, ...]:
     sub = r if machine.unstructured else sub_depth(machine)
     rows = [
         ("wait", 0, 0xFFFF, "transfers, since START, that must be done before"),
-        ("flags", 0, sum(Flag), "bits of `Flag`"),
+        ("flags", 0, sum(Flag), "sum of flags"),
         ("pixels", 1, MAX_PIXELS, "output pixels of the part"),
         ("channels", 1, MAX_CHANNELS, "output channels of the part"),
         ("w_out", 1, side, "output pixels of a row"),
@@ -268,7 +311,7 @@ def transfer_fields(machine: Machine) -> tuple[Field, ...]:
     )
     rows = [
         ("wait", 0, 0xFFFF, "computes, since START, that must be done before"),
-        ("target", 0, max(Target), "a `Target`"),
+        ("target", 0, max(Target), "what the transfer fills or empties"),
         ("base", 0, deepest - 1, "first row"),
         ("inner", 1, deepest, "rows without a gap"),
         ("outer", 1, MAX_PIXELS, "runs of `inner` rows"),
