@@ -97,7 +97,7 @@ SCALES = {
         },
         distillation={"": Distillation(epochs=4, batch=64)},
         tuning={"": FineTuning(batch=64)},
-        settings=Settings(autoattack_steps=5, queries=200, cw_steps=50, eot=4, unbounded_steps=50),
+        settings=Settings(autoattack_steps=5, queries=100, cw_steps=50, eot=4, unbounded_steps=50),
         coarse=True,
         images=50,
         train_images=8000,
