@@ -69,6 +69,11 @@ class Source:
     def test(self) -> Images:
         return load(self.spec, "test")
 
+    @property
+    def side(self) -> int:
+        """Of the images, in pixels."""
+        return self.test.images.shape[-1]
+
     @cached_property
     def train(self) -> Images:
         data = load(self.spec, "train")

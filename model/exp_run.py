@@ -166,13 +166,17 @@ def run(
 
 def _available(point: Point, data: Mapping[str, Source], scale: Scale) -> tuple[Point | None, str]:
     """The point on data that are there, or None, and what the row must say of it."""
-    dataset = point.subject.dataset
-    if dataset in data:
-        return point, ""
-    if dataset == "ImageNet" and scale.stand_in and "CIFAR-10" in data:
-        subject = replace(point.subject, dataset="CIFAR-10")
-        return replace(point, subject=subject), "on CIFAR-10: ImageNet is not given"
-    return None, f"no data: {dataset} is not given"
+    dataset, remark = point.subject.dataset, ""
+    if scale.stand_in and dataset == "ImageNet" and dataset not in data and "CIFAR-10" in data:
+        point = replace(point, subject=replace(point.subject, dataset="CIFAR-10"))
+        dataset, remark = "CIFAR-10", "on CIFAR-10: ImageNet is not given"
+    if dataset not in data:
+        return None, f"no data: {dataset} is not given"
+    recipe = scale.recipes[point.subject.network]
+    if point.subject.network == "vit_b16" and data[dataset].side != recipe.resolutions[-1]:
+        side = recipe.resolutions[-1]  # of its positions, which are learned
+        return None, f"no data: {recipe.model} needs images of {side}x{side} pixels"
+    return point, remark
 
 
 class _Measuring:

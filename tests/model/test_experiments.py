@@ -26,7 +26,10 @@ OAT = Subject(network="resnet18", dataset="CIFAR-10")
 NOISY = replace(OAT, method="SINAI", tuned=("unstructured:0.9", "structured:7:8"))
 
 
-def smallest(scale):
+FULL = SCALES["full"]
+
+
+def smallest(scale, side=32):
     """A scale with the smallest networks, one epoch of four steps and two steps an attack."""
     models = {
         "resnet18": "tiny",
@@ -40,7 +43,7 @@ def smallest(scale):
             name: replace(
                 scale.recipes[name],
                 model=model,
-                resolutions=(32 if name == "vit_b16" else 16,),
+                resolutions=(side if name == "vit_b16" else 16,),
                 batch=8,
                 attack_steps=1,
                 validation=0,
@@ -142,9 +145,14 @@ def test_every_experiment_runs(name, small, harmless, spec, work):
     assert all(remark == "on CIFAR-10: ImageNet is not given" for remark in stand_in)
 
 
-def test_full_runs_the_same_code_and_has_no_stand_in(small, harmless, spec, work):
+def test_full_runs_the_same_code_and_has_no_stand_in(small, harmless, spec, work, monkeypatch):
     record = go("table4", spec, work, scale="full", images=2)
     assert {row["remark"] for row in record["rows"]} == {"no data: ImageNet is not given"}
+    monkeypatch.setitem(exp_scales.SCALES, "full", smallest(FULL, side=224))
+    record = go("table12", spec, work, scale="full", images=2)
+    assert {row["remark"] for row in record["rows"]} == {
+        "no data: tiny_vit needs images of 224x224 pixels"
+    }
     record = go("table11", spec, work, scale="full", images=2)
     assert {row["images"] for row in record["rows"]} == {2, None}
 
