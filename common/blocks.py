@@ -71,11 +71,13 @@ def block_plan(
     best = (0.0, 0)
     while True:
         ready = done = 0.0
-        for first in range(0, batches, depth):
-            count = min(depth, batches - first)
-            ready += project * count
+        whole, rest = divmod(batches, depth)
+        for times, count in ((whole, depth), (rest > 0, rest)):
             work = tiles * beats * max(load, count * per_batch)
-            done = max(done, ready) + work + rough_beats * rows * max(count, 4)
+            rough = rough_beats * rows * max(count, 4)
+            for _ in range(times):
+                ready += project * count
+                done = (ready if ready > done else done) + work + rough
         if not best[1] or done < best[0]:
             best = (done, depth)
         if scheme.dense or depth // 2 < shallowest:

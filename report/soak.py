@@ -8,7 +8,6 @@ of results keeps what is done, so that a soak goes on where it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import sys
@@ -27,7 +26,7 @@ from ..common.machine import Machine
 from ..common.program import compile_layer
 from ..hw.verilated import VerilatedCore
 from .options import assignments, machine_from
-from .validation import compare_layer
+from .validation import compare_layer, sources
 
 __all__ = ["Checked", "Soak", "check", "command", "main", "one_case", "shrink", "soak"]
 
@@ -42,8 +41,6 @@ _LISTED = 3
 
 #: Steps of a shrinking.
 _STEPS = 100
-
-_PACKAGE = Path(__file__).parent.parent
 
 Rows = list[dict[str, Any]]
 
@@ -205,7 +202,7 @@ def soak(
     InputError
         If `results` cannot be read or written.
     """
-    contract, identity = wrong(fault), {"sources": _sources(), "fault": fault}
+    contract, identity = wrong(fault), {"sources": sources(), "fault": fault}
     wanted = {
         (number, first): min(BLOCK, layers - first)
         for number in range(machines)
@@ -268,16 +265,6 @@ def _block(
             line = command(preset, sets, seed, path, fault)
             failures.append({"command": line, "case": str(least), "problems": list(problems)})
     return {"layers": len(seeds), **counted, "failures": failures}
-
-
-def _sources() -> str:
-    """Tells states of what is compared apart."""
-    text = hashlib.sha256()
-    for folder in ("common", "hw", "sim"):
-        for path in sorted((_PACKAGE / folder).iterdir()):
-            if path.suffix in (".py", ".cpp", ".sv"):
-                text.update(path.read_bytes())
-    return text.hexdigest()[:16]
 
 
 def _read(path: Path | None) -> Iterator[dict[str, Any]]:

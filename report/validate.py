@@ -28,7 +28,7 @@ from ..sim.layer_run import LayerRun
 from ..sim.replay import batches_of, placements
 from ..traces.schema import Trace
 from .run import trace_digest, versions
-from .validation import Comparison, compare_layer
+from .validation import Comparison, compare_layer, sources
 
 __all__ = ["FAULTS", "Case", "Fault", "Validation", "cases", "validate", "write_validation"]
 
@@ -193,6 +193,7 @@ def validate(
         "trace": trace_digest(trace),
         "machine": hashlib.sha256(machine.model_dump_json().encode()).hexdigest(),
         "core": core.digest,
+        "sources": sources(),
         "batch": batch,
         "fault": fault,
         "versions": versions(),
@@ -392,6 +393,7 @@ def _summary(made: Validation, command: str) -> dict[str, Any]:
         "bytes_mismatched": bytes_off,
         "first_mismatches": mismatches[:_LISTED],
         "command": command,
+        "sources": sources(),
         "versions": versions(),
     }
 

@@ -21,7 +21,7 @@ from ..common.descriptor import Target
 from ..common.order import Order, order
 from ..common.program import Program
 from ..common.rules import between_computes
-from .layer_run import LayerRun
+from .layer_run import LayerRun, Step
 from .structured import StructuredUnit
 from .transfers import move_cycles, run_queues
 from .unstructured import UnstructuredUnit
@@ -68,7 +68,8 @@ def simulate_layer(
             if mask is None:
                 known[key] = unit, origin
         units.append(unit)
-        steps += [step._replace(tile=step.tile + first - origin) for step in unit.steps]
+        shift = first - origin
+        steps += [Step(phase, tile + shift, *ends) for phase, tile, *ends in unit.steps]
     stalls = {cause: sum(unit.clock.stalls[cause] for unit in units) for cause in STALL_CAUSES}
     cycles = sum(unit.clock.now for unit in units)
     queue = queue or order(parts, places(machine))
@@ -87,9 +88,10 @@ def simulate_layer(
     stores = [move for move in moves if move.target >= Target.STORE_Y]
     counts: Counter = Counter()
     slots: Counter = Counter()
-    for unit in units:
-        counts.update(unit.counts)
-        slots.update(unit.slots)
+    for unit, times in Counter(units).items():
+        for total, one in ((counts, unit.counts), (slots, unit.slots)):
+            for name, count in one.items():
+                total[name] += count * times
     counts.update({f"{name}.write": words for name, words in loaded_words(machine, loads).items()})
     for move in stores:
         if move.target not in (Target.STORE_Y, Target.STORE_YQ):

@@ -21,7 +21,7 @@ from ..common.scheme import Scheme
 from ..traces.schema import Trace
 from .counts import EVENTS
 from .engine import simulate_layer
-from .layer_run import LayerRun, Span
+from .layer_run import LayerRun, Span, Step
 from .stepped import step_layer
 
 __all__ = ["ENGINES", "Result", "batches_of", "bound", "placements", "simulate"]
@@ -62,6 +62,8 @@ class Result:
     spans : tuple
         For each of these rows what was under way when, in cycles since the start of the layer;
         empty unless a timeline was asked for.
+    steps : tuple
+        For each of these rows its steps, in order, with first and last issue.
     """
 
     trace: Trace
@@ -73,6 +75,7 @@ class Result:
     counts: pd.DataFrame
     spans: tuple[tuple[Span, ...], ...] = ()
     batch: int = 1
+    steps: tuple[tuple[Step, ...], ...] = ()
 
     @property
     def cycles(self) -> float:
@@ -175,6 +178,7 @@ def simulate(
         pd.DataFrame([_count_row(trace.layers[n], run) for _, n, run in rows]),
         tuple(run.spans for _, _, run in rows) if timeline else (),
         batch,
+        tuple(run.steps for _, _, run in rows),
     )
     return bound(result) if ideal else result
 

@@ -6,6 +6,8 @@ all VPUs advance together. While a batch issues, the words of the next one are r
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -38,7 +40,7 @@ def units_of(issues: Counts, fetches: Counts) -> list[Unit]:
     return [Unit(busy, bubbles, idle, fetch, last) for idle, fetch in zip(late, first, strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Work:
     """What EXACT of a tile asks for.
 
@@ -67,50 +69,40 @@ class StructuredUnit(VectorUnit):
         super().__init__(*args, **kwargs)
         self._known: dict[tuple[int, int, int], _Work] = {}
         self._grouped: tuple[Counts, Counts] | None = None
+        # Tiles of equal size, or of equal work, count alike: how many there were.
+        self._roughly: Counter[tuple[int, int]] = Counter()
+        self._exactly: Counter[tuple[_Work, int, int]] = Counter()
 
     @property
     def _load(self) -> int:
         """Cycles to load eight words a lane."""
         return GROUP // self.machine.weight_words
 
+    def run(self, steps: Sequence[tuple[str, int]]) -> None:
+        super().run(steps)
+        for (pixels, channels), times in self._roughly.items():
+            self._count_approximate(pixels, channels, times)
+        for (work, pixels, channels), times in self._exactly.items():
+            self._count_exact(work, pixels, channels, times)
+
     def approximate(self, index: int, tile: Tile) -> tuple[int, int]:
-        machine, counts, clock = self.machine, self.counts, self.clock
-        columns, beats = machine.columns, self.program.approximate_beats
+        clock, columns = self.clock, self.machine.columns
         # Units of two row-beats: p of a batch is read once and serves both.
-        units = GROUP // 2 * beats
-        lanes = self._lanes(tile)
+        units = GROUP // 2 * self.program.approximate_beats
         first_issue, first = -1, 0
-        for depth in self.program.approximate_blocks(ceil_div(tile.pixels, columns)).sizes:
+        for depth in self._depths(tile.pixels):
             pixels = min(depth * columns, tile.pixels - first)
             gates = {"rpu": self._usable(tile.pixel + first + pixels - 1)}
             unit = Unit(busy=2 * depth, last=2)
             start = self.weights.run(units, self._load, unit, gates, self.ahead, self._starved)
             first_issue = start if first_issue < 0 else first_issue
             self.ahead = 2
-            useful = pixels * tile.channels * beats
-            slots = machine.vpus * units * unit.busy
-            idle_pixels = (depth * columns - pixels) * machine.lanes * GROUP * beats
-            self._slots(slots, useful, idle_pixels, slots - useful - idle_pixels)
-            # Both halves hold two row-beats; a lane without a group loads nothing. Word 0 of a
-            # row-beat goes to each VPU, the others to all VPUs of a lane at once.
-            counts["weights.read"] += _ROW_WORDS * lanes * GROUP * beats
-            counts["group_buffer.write"] += _ROW_WORDS * lanes * GROUP * beats
-            counts["group_buffer.read"] += useful + (_ROW_WORDS - 1) * lanes * units * unit.busy
-            counts["p.read"] += units * pixels
-            counts["mvu.mac4"] += 16 * machine.pses * useful
-            counts["accumulator.update"] += useful
             first += pixels
         self.selected[index] = clock.now - 1 + self.contract.to_indices
-        outputs = tile.pixels * tile.channels
-        counts["parameters.read"] += lanes * GROUP
-        if self.program.computes_exactly:
-            counts["select.rank"] += outputs
-            counts["masks.write"] += ceil_div(tile.pixels, columns)
-        self._write_back(outputs)
+        self._roughly[tile.pixels, tile.channels] += 1
         return first_issue, clock.now - 1
 
     def exact(self, index: int, tile: Tile) -> tuple[int, int]:
-        machine, counts = self.machine, self.counts
         # Without a mask, tiles of equal pixels and width ask for the same work.
         key = (tile.pixel, tile.pixels, tile.channels)
         work = self._known.get(key)
@@ -125,26 +117,66 @@ class StructuredUnit(VectorUnit):
             start = self.weights.run(count, self._load, unit, gates, self.ahead, self._starved)
             first_issue = start if first_issue < 0 else first_issue
             self.ahead, gates = unit.last, {}
-        beats, lanes = self.program.beats, self._lanes(tile)
-        useful = work.essential * beats
-        slots = machine.vpus * work.busy * beats
-        self._slots(slots, useful, work.idle_pixels * beats, work.idle_channels * beats)
-        counts["weights.read"] += lanes * GROUP * beats
-        counts["group_buffer.write"] += lanes * GROUP * beats
-        counts["group_buffer.read"] += useful
-        counts["x.read"] += work.words
-        counts["crossbar.word"] += work.words
-        counts["mvu.mac16"] += machine.pses * useful
-        counts["accumulator.update"] += useful
-        counts["parameters.read"] += lanes * GROUP
-        if not self.scheme.dense:
-            counts["masks.read"] += beats * ceil_div(tile.pixels, machine.columns)
-        self._write_back(work.essential)
+        self._exactly[work, tile.pixels, tile.channels] += 1
         return first_issue, self.clock.now - 1
 
-    def _lanes(self, tile: Tile) -> int:
-        """Lanes with channels."""
-        return min(self.machine.lanes, ceil_div(tile.channels, GROUP))
+    def _depths(self, pixels: int) -> list[int]:
+        """Depths of the sub-blocks of APPROXIMATE of so many pixels."""
+        return self.program.approximate_blocks(ceil_div(pixels, self.machine.columns)).sizes
+
+    def _count_approximate(self, pixels: int, channels: int, times: int) -> None:
+        """Count the events of APPROXIMATE of `times` tiles."""
+        machine, counts, columns = self.machine, self.counts, self.machine.columns
+        beats = self.program.approximate_beats
+        units, depths, lanes = GROUP // 2 * beats, self._depths(pixels), self._lanes(channels)
+        useful = pixels * channels * beats
+        issues = 2 * sum(depths) * units
+        idle_pixels = (sum(depths) * columns - pixels) * machine.lanes * GROUP * beats
+        slots = machine.vpus * issues
+        missing = slots - useful - idle_pixels
+        self._slots(slots * times, useful * times, idle_pixels * times, missing * times)
+        # Both halves hold two row-beats; a lane without a group loads nothing. Word 0 of a
+        # row-beat goes to each VPU, the others to all VPUs of a lane at once.
+        words = _ROW_WORDS * lanes * GROUP * beats * len(depths)
+        for name, count in (
+            ("weights.read", words),
+            ("group_buffer.write", words),
+            ("group_buffer.read", useful + (_ROW_WORDS - 1) * lanes * issues),
+            ("p.read", units * pixels),
+            ("mvu.mac4", 16 * machine.pses * useful),
+            ("accumulator.update", useful),
+            ("parameters.read", lanes * GROUP),
+        ):
+            counts[name] += count * times
+        if self.program.computes_exactly:
+            counts["select.rank"] += pixels * channels * times
+            counts["masks.write"] += ceil_div(pixels, columns) * times
+        self._write_back(pixels * channels * times)
+
+    def _count_exact(self, work: _Work, pixels: int, channels: int, times: int) -> None:
+        """Count the events of EXACT of `times` tiles of equal work."""
+        machine, counts, beats = self.machine, self.counts, self.program.beats * times
+        lanes, useful = self._lanes(channels), work.essential * beats
+        slots = machine.vpus * work.busy * beats
+        self._slots(slots, useful, work.idle_pixels * beats, work.idle_channels * beats)
+        for name, count in (
+            ("weights.read", lanes * GROUP * beats),
+            ("group_buffer.write", lanes * GROUP * beats),
+            ("group_buffer.read", useful),
+            ("x.read", work.words * times),
+            ("crossbar.word", work.words * times),
+            ("mvu.mac16", machine.pses * useful),
+            ("accumulator.update", useful),
+            ("parameters.read", lanes * GROUP * times),
+        ):
+            counts[name] += count
+        if not self.scheme.dense:
+            counts["masks.read"] += beats * ceil_div(pixels, machine.columns)
+        self._write_back(work.essential * times)
+
+    def _lanes(self, channels: int) -> int:
+        """Lanes with channels, of a tile of so many."""
+        return min(self.machine.lanes, ceil_div(channels, GROUP))
 
     def _work(self, tile: Tile) -> _Work:
         """Count what EXACT of a tile asks for, a beat.

@@ -192,7 +192,7 @@ def test_engines_agree_on_batches(layer_of, machine, scheme, changes, batch):
     ],
 )
 def test_engines_agree_on_an_image(name, machine):
-    """Real masks; `make engines` does so for every image of every trace."""
+    """Real masks, step by step; `make engines` does so for every image of every trace."""
     trace = load(bundled()[name])
     fast, stepped = (
         simulate(trace, PRESETS[machine], images=[3], engine=engine)
@@ -200,6 +200,8 @@ def test_engines_agree_on_an_image(name, machine):
     )
     assert fast.layers.equals(stepped.layers)
     assert fast.counts.equals(stepped.counts)
+    assert fast.steps == stepped.steps
+    assert all(fast.steps)
     assert (fast.engine, stepped.engine) == ("fast", "stepped")
 
 
