@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DELETE_ON_ERROR:
-.PHONY: help figure5 test lint format wheel pse-exhaustive lint-verilog engines soak networks cycles bench-rtl theory tradeoff study clean
+.PHONY: help figure5 test lint format wheel pse-exhaustive registers lint-verilog engines soak networks cycles bench-rtl theory tradeoff study clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 22
@@ -47,6 +47,9 @@ wheel: $(VENV)/everything ## build dist/*.whl and dist/*.tar.gz
 
 pse-exhaustive: $(VENV)/everything ## all 2**32 operand pairs of the multiplier, on its gates
 	$(BIN)/python -m sinai.hw.exhaustive
+
+registers: $(VENV)/core ## docs/registers.md anew, from the tables behind the RTL
+	$(BIN)/python -m sinai.hw.register_map
 
 lint-verilog: $(VENV)/everything ## Verilog of every preset through Verilator and Icarus
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m exhaustive -v --durations=0 tests/hw/test_verilog.py

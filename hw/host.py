@@ -11,7 +11,7 @@ from ..common.descriptor import Fault
 from ..common.machine import Machine
 from .counters import COUNTERS, COUNTS
 from .queue import COUNT_BITS
-from .registers import COMPUTE_SLOTS, TRANSFER_SLOTS, Register, registers, windows
+from .registers import COMPUTE_SLOTS, TRANSFER_SLOTS, WATCHDOG, Register, registers, windows
 
 __all__ = ["HostPort"]
 
@@ -72,7 +72,7 @@ class HostPort(wiring.Component):
         If `watchdog` is out of range.
     """
 
-    def __init__(self, machine: Machine, *, watchdog: int = 1 << 20):
+    def __init__(self, machine: Machine, *, watchdog: int = WATCHDOG):
         if watchdog < 2:
             raise ValueError(f"Watchdog must wait at least 2 cycles, not {watchdog!r}")
         self.machine = machine

@@ -23,16 +23,7 @@ _WRITTEN = ("y", "p", "masks")
 
 class Memories(wiring.Component):
     """All banks. Each has one port to read and one to write, and at any time one user of either:
-
-    | memory | written by | read by |
-    |---|---|---|
-    | weights, x, parameters | LOAD | engine |
-    | xq, projection | LOAD | projection unit |
-    | p | projection unit | engine |
-    | residual, the half to add | LOAD | engine |
-    | sums, the half to keep | engine | STORE |
-    | y | engine | STORE |
-    | masks | engine, or LOAD before it | engine, or STORE after it |
+    :data:`sinai.hw.memory_map.RAMS` says who.
 
     Parameters
     ----------

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from ..common.descriptor import (
     COMPUTE,
+    FAULT_MEANINGS,
+    FLAG_MEANINGS,
+    TARGET_MEANINGS,
     TRANSFER,
     Fault,
     Field,
@@ -18,16 +21,19 @@ from ..common.descriptor import (
     transfer_fields,
 )
 from ..common.machine import Machine
+from ..common.rules import compute_rules, fetch_cycles, flag_needs, transfer_rules
 from .counters import COUNTER_BITS, COUNTERS
 
 __all__ = [
     "COMPUTE_SLOTS",
     "TRANSFER_SLOTS",
+    "WATCHDOG",
     "Bits",
     "Register",
     "Window",
     "describe",
     "digest",
+    "fault_cycles",
     "hardware",
     "registers",
     "windows",
@@ -35,6 +41,9 @@ __all__ = [
 
 #: Slots of the two queues.
 COMPUTE_SLOTS, TRANSFER_SLOTS = 8, 32
+
+#: Cycles without progress after which the watchdog ends a program: STALLED.
+WATCHDOG = 1 << 20
 
 #: Of IDENTITY ("SINA") and VERSION, the version of registers and descriptors.
 IDENTITY, VERSION = 0x53494E41, 1
@@ -174,20 +183,52 @@ def windows(machine: Machine) -> tuple[Window, Window]:
     )
 
 
+def fault_cycles(machine: Machine, kind: Literal["transfer", "compute"]) -> int:
+    """Cycles from the write of TAIL that announces a descriptor to a queue that has no other, to
+    the first in which a read of STATUS shows its fault; fewer if an early word is wrong.
+
+    Two more than its fetch takes: the tail moves in the cycle after the write, and STATUS keeps a
+    fault in the cycle after the queue has found it.
+    """
+    return fetch_cycles(machine, kind) + 2
+
+
 def describe(machine: Machine) -> dict[str, Any]:
     """All a program of the host needs to know, as JSON can hold it."""
     fields = {"TRANSFER": transfer_fields(machine), "COMPUTE": compute_fields(machine)}
     headers = {"TRANSFER": TRANSFER, "COMPUTE": COMPUTE}
+    rules = {
+        "TRANSFER": ["the target exists", *(rule.meaning for rule in transfer_rules(machine))],
+        "COMPUTE": [
+            *(need.meaning for need in flag_needs(machine)),
+            *(rule.meaning for rule in compute_rules(machine)),
+        ],
+    }
     return {
         "machine": machine.name,
         "registers": [asdict(register) for register in registers(machine)],
         "windows": [{**asdict(window), "size": window.size} for window in windows(machine)],
         "descriptors": {
-            kind: {"header": headers[kind], "fields": _describe(fields[kind])} for kind in fields
+            kind: {
+                "header": headers[kind],
+                "fields": _describe(fields[kind]),
+                "rules": list(dict.fromkeys(rules[kind])),
+                "fault_cycles": fault_cycles(machine, kind.lower()),
+            }
+            for kind in fields
         },
         "faults": {fault.name: fault.value for fault in Fault},
         "flags": {flag.name: flag.value for flag in Flag},
         "targets": {target.name: target.value for target in Target},
+        "meanings": {
+            kind: {each.name: meaning for each, meaning in table.items()}
+            for kind, table in (
+                ("faults", FAULT_MEANINGS),
+                ("flags", FLAG_MEANINGS),
+                ("targets", TARGET_MEANINGS),
+            )
+        },
+        "watchdog_cycles": WATCHDOG,
     }
 
 
