@@ -312,6 +312,11 @@ def _command(
             raise InputError(f"--variant must be one of {', '.join(VARIANTS)}, not {name!r}")
     schemes = tuple(dict.fromkeys(str(Scheme.parse(scheme)) for scheme in schemes))
     loaded = [load(name) for name in checkpoints]
+    names = [each.name for each in loaded]
+    if len({*names}) < len(names):
+        raise InputError(
+            f"--checkpoint must be of different names, not {', '.join(names)}; rename a directory"
+        )
     with fresh_directory(output, marker="study.json", force=force) as aside:
         train, test = load_data(data, "train"), load_data(data, "test")
         found = {

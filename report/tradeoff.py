@@ -54,8 +54,8 @@ COLUMNS = (
 )
 
 _CAPTION = (
-    "{checkpoint}, {images} images, eps {eps:.3g}/255. Worst case: for each image the best of"
-    " {attacks} with every gradient. As in paper: the zero gradient of rounding alone. Bars:"
+    "{checkpoint}, {images} images, eps {eps:.3g}/255. Worst case: for each image the strongest"
+    " of {attacks} with every gradient. As in paper: the zero gradient of rounding alone. Bars:"
     " standard error. EDP of clean images, energy of logic assumed, relative to dense on the"
     " unstructured machine."
 )

@@ -170,6 +170,7 @@ def test_command_writes_tables_and_goes_on_where_it_was(quick, tiny, pixels, cap
         (["--variant", "none"], "--variant must be one of accelerator"),
         (["--scheme", "loud"], "scheme must be"),
         (["--checkpoint", "none"], "none/checkpoint.json"),
+        (["--checkpoint", "tiny"], "--checkpoint must be of different names, not tiny, tiny"),
         (["--data", "npz:none"], "none: cannot be read"),
     ],
 )
