@@ -29,6 +29,7 @@ _ROWS = {
     "window": "x words into the window (U)",
     "gather": "projection: gather",
     "projection": "projection: adders, copies",
+    **{f"lane {lane}": f"lane {lane}" for lane in range(64)},
 }
 _THREADS = {row: number for number, row in enumerate(_ROWS, 1)}
 

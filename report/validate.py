@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..common.commands import Commands
 from ..common.contract import CONTRACT, Contract
+from ..common.descriptor import Target
 from ..common.errors import InputError
 from ..common.integer import LayerRun as Reference
 from ..common.integer import run_layer
@@ -44,7 +46,7 @@ class Fault:
     meaning: str
     contract: Contract = CONTRACT
     alter: Callable[[LayerRun], LayerRun] | None = None
-    spoil: Callable[[np.ndarray], np.ndarray] | None = None
+    spoil: Callable[[np.ndarray, Commands], np.ndarray] | None = None
 
 
 def _lose_a_stall(run: LayerRun) -> LayerRun:
@@ -53,10 +55,17 @@ def _lose_a_stall(run: LayerRun) -> LayerRun:
     return replace(run, cycles=run.cycles - 1, stalls=stalls)
 
 
-def _flip_a_bit(stream: np.ndarray) -> np.ndarray:
-    """A bit of the first word of the first load: of P, or of a weight of a dense layer."""
-    wrong = stream.copy()
-    wrong[1] ^= 0x80
+def _invert_a_wire(stream: np.ndarray, made: Commands) -> np.ndarray:
+    """Of whatever is loaded but masks, which the simulator is told too. A single wrong bit need not
+    show: behind a padded, a saturated or a noisy value."""
+    wrong, at = stream.copy(), 0
+    width = made.program.machine.dma.bytes_per_cycle
+    for transfer in made.transfers:
+        if transfer.loads:
+            after = at + transfer.move.words * width
+            if transfer.move.target != Target.MASKS:
+                wrong[at:after:width] ^= 0x80
+            at = after
     return wrong
 
 
@@ -67,7 +76,10 @@ FAULTS = {
         contract=replace(CONTRACT, requantise=CONTRACT.requantise + 1),
     ),
     "stall": Fault("the simulator loses a stall cycle of each layer", alter=_lose_a_stall),
-    "bit": Fault("one bit of the first word that the hardware loads is flipped", spoil=_flip_a_bit),
+    "bit": Fault(
+        "bit 7 of every word that the hardware loads, masks apart, is inverted",
+        spoil=_invert_a_wire,
+    ),
 }
 
 

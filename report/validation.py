@@ -72,7 +72,7 @@ def compare_layer(
     contract: Contract = CONTRACT,
     gaps: tuple[float, float] = (0.0, 0.0),
     seed: int = 0,
-    spoil: Callable[[np.ndarray], np.ndarray] | None = None,
+    spoil: Callable[[np.ndarray, Commands], np.ndarray] | None = None,
     alter: Callable[[LayerRun], LayerRun] | None = None,
 ) -> Comparison:
     """Run a layer on the RTL and in the simulator and compare them, and the outputs.
@@ -117,7 +117,7 @@ def compare_layer(
     played = play(
         core,
         made,
-        stream if spoil is None else spoil(stream),
+        stream if spoil is None else spoil(stream, made),
         input_gaps=gaps[0],
         output_gaps=gaps[1],
         seed=seed,

@@ -53,7 +53,7 @@ __all__ = ["VERBS"]
     "--inject",
     type=click.Choice(["latency", "stall", "bit"]),
     help="Plant a fault, to see it found: a wrong latency or a lost stall in the simulator, a"
-    " flipped bit in what the hardware loads.",
+    " wrong bit in the words that the hardware loads.",
 )
 @directory()
 @force

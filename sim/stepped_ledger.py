@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import simpy
@@ -84,6 +84,12 @@ class Ledger:
             return
         self.latest[row] = len(self.spans)
         self.spans.append(Span(row, name, begin, now))
+
+    def lanes(self, names: Sequence[str], begin: int) -> None:
+        """Note likewise what each lane did; an empty name is nothing."""
+        for lane, name in enumerate(names):
+            if name:
+                self.span(f"lane {lane}", name, begin)
 
     def wait(self, event: simpy.Event, cause: str) -> Process:
         """Wait, and charge the cycles until then to `cause`."""

@@ -84,16 +84,19 @@ class SteppedStructured(SteppedPart):
         env, ledger, fetched = self.env, self.ledger, self.fetched
         first = -1
         tile = self.tiles[number]
+        names = [phase] * self._lanes(tile)
         for unit in self._units(position):
             if unit.gate and unit.gate.mark.count < unit.gate.need:
                 yield from ledger.wait(unit.gate.mark.reach(unit.gate.need), unit.gate.cause)
-            loaded = False
+            loaded, since = False, -1
             for cycles in unit.issues:
                 if fetched.count <= self.items:
                     yield from ledger.wait(fetched.reach(self.items + 1), "xbank")
                 if not loaded and self.loaded.count <= self.units:
                     yield from ledger.wait(self.loaded.reach(self.units + 1), self._starved)
                 loaded = True
+                if since < 0:
+                    since = env.now
                 if first < 0:
                     first = env.now
                 self.items += 1
@@ -105,6 +108,8 @@ class SteppedStructured(SteppedPart):
                     yield from ledger.wait(env.timeout(1), "scan")
             self.units += 1
             self.left.advance(self.units)
+            if ledger.record:
+                ledger.lanes(names, since)
             ledger.slots.update(unit.slots)
             ledger.counts.update(unit.counts)
             if unit.outputs:

@@ -32,6 +32,12 @@ class _Pass(NamedTuple):
     deepest: int
     pairs: int
 
+    def shares(self, number: int) -> list[str]:
+        """Pairs of each lane beside those of the fullest, which all wait for in every beat."""
+        return [
+            f"pass {number}: {len(own)} of {self.deepest} pairs" if own else "" for own in self.rows
+        ]
+
 
 class SteppedUnstructured(SteppedPart):
     """`published` counts what the scanner has posted: passes, and None at the end of a tile.
@@ -90,9 +96,12 @@ class SteppedUnstructured(SteppedPart):
         for row in range(self._of_tile(tile)):
             lanes = self._of_row(tile, row)
             useful = lanes * pixels
+            since = -1
             for _ in range(beats):
                 if self.loaded.count <= self.units:
                     yield from ledger.wait(self.loaded.reach(self.units + 1), self._starved)
+                if since < 0:
+                    since = env.now
                 if first < 0:
                     first = env.now
                 yield env.timeout(pixels)
@@ -104,6 +113,8 @@ class SteppedUnstructured(SteppedPart):
                 counts["p.read"] += pixels
                 counts["mvu.mac4"] += 16 * machine.pses * useful
                 counts["accumulator.update"] += useful
+            if ledger.record:
+                ledger.lanes(["A"] * lanes, since)
             for lane in range(lanes):
                 self._parameters(lane, row)
             counts["select.compare"] += useful
@@ -239,16 +250,21 @@ class SteppedUnstructured(SteppedPart):
             self.taken += 1
             if found is None:
                 break
+            since = -1
             for _ in range(self.program.beats):
                 unit = self.emptied.count
                 if self.filled.count <= unit:
                     yield from ledger.wait(self.filled.reach(unit + 1), "xbank")
+                if since < 0:
+                    since = env.now
                 if first < 0:
                     first = env.now
                 yield env.timeout(found.deepest)
                 self.emptied.advance(unit + 1)
                 self._count(found, tile)
             self.issued.advance(self.issued.count + 1)
+            if ledger.record:
+                ledger.lanes(found.shares(self.issued.count), since)
             ledger.essential += found.pairs
             for lane, rows in enumerate(found.rows):
                 for row in rows:

@@ -254,6 +254,18 @@ def test_spans_say_what_the_ledger_says(layer_of, name, changes):
         if machine.resident:
             assert [span.begin for span in rows[phase]] == [step.first for step in steps]
     assert {"A", "E", "stalls", "weights", "gather", "projection"} <= rows.keys()
+    lanes = [rows[f"lane {lane}"] for lane in range(machine.lanes)]
+    assert f"lane {machine.lanes}" not in rows
+    if machine.unstructured:
+        # A pass is as long as its fullest lane is busy, all waits in it apart.
+        shares = [[span for span in lane if span.name != "A"] for lane in lanes]
+        own = [int(span.name.split()[2]) for lane in shares for span in lane]
+        assert sum(own) == run.essential
+        fullest = {span.begin: int(span.name.split()[4]) for lane in shares for span in lane}
+        issues = sum(fullest.values()) * program.beats
+        assert issues == run.busy - run.busy_approximate
+    else:
+        assert all({span.name for span in lane} == {"A", "E"} for lane in lanes)
     assert ("transfers" in rows) == ("parts" in rows) == (not machine.resident)
     assert {"window", "scanner"} <= rows.keys() or not machine.unstructured
 
