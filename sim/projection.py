@@ -81,17 +81,17 @@ class ProjectionUnit:
         0 if the part before has left it."""
         if not self.part.projects:
             return 0
-        while not self._ends or self._ends[-1][0] <= pixel:
-            self._ends.append(next(self._groups))
-        low = next(end for end in reversed(range(len(self._ends))) if self._done(end - 1) <= pixel)
-        return self._ends[low][1]
+        ends = self._ends
+        while not ends or ends[-1][0] <= pixel:
+            ends.append(next(self._groups))
+        group = len(ends) - 1
+        while group and ends[group - 1][0] > pixel:
+            group -= 1
+        return ends[group][1]
 
     def release(self, pixels: int, time: int) -> None:
         """p of the first `pixels` pixels of the part is not needed from `time` on."""
         self._frees.append((pixels, time))
-
-    def _done(self, group: int) -> int:
-        return self._ends[group][0] if group >= 0 else 0
 
     def _room_for(self, pixels: int) -> int:
         """When the p memory has room for the first `pixels` pixels of the part."""

@@ -38,6 +38,8 @@ class Clock:
     def wait(self, gates: dict[str, int]) -> None:
         """Advance to the latest of the gates (cause to release time), charging each idle cycle to
         the first cause, in order of precedence, that still holds in it."""
+        if max(gates.values()) <= self.now:
+            return
         for cause in STALL_CAUSES:
             release = gates.get(cause, 0)
             if release > self.now:

@@ -69,6 +69,7 @@ class StructuredUnit(VectorUnit):
         super().__init__(*args, **kwargs)
         self._known: dict[tuple[int, int, int], _Work] = {}
         self._grouped: tuple[Counts, Counts] | None = None
+        self._cut: dict[int, list[Unit]] = {}
         # Tiles of equal size, or of equal work, count alike: how many there were.
         self._roughly: Counter[tuple[int, int]] = Counter()
         self._exactly: Counter[tuple[_Work, int, int]] = Counter()
@@ -90,10 +91,9 @@ class StructuredUnit(VectorUnit):
         # Units of two row-beats: p of a batch is read once and serves both.
         units = GROUP // 2 * self.program.approximate_beats
         first_issue, first = -1, 0
-        for depth in self._depths(tile.pixels):
-            pixels = min(depth * columns, tile.pixels - first)
+        for unit in self._blocks(tile.pixels):
+            pixels = min(unit.busy // 2 * columns, tile.pixels - first)
             gates = {"rpu": self._usable(tile.pixel + first + pixels - 1)}
-            unit = Unit(busy=2 * depth, last=2)
             start = self.weights.run(units, self._load, unit, gates, self.ahead, self._starved)
             first_issue = start if first_issue < 0 else first_issue
             self.ahead = 2
@@ -120,15 +120,20 @@ class StructuredUnit(VectorUnit):
         self._exactly[work, tile.pixels, tile.channels] += 1
         return first_issue, self.clock.now - 1
 
-    def _depths(self, pixels: int) -> list[int]:
-        """Depths of the sub-blocks of APPROXIMATE of so many pixels."""
-        return self.program.approximate_blocks(ceil_div(pixels, self.machine.columns)).sizes
+    def _blocks(self, pixels: int) -> list[Unit]:
+        """The unit of each sub-block of APPROXIMATE of so many pixels, two issues a batch."""
+        if pixels not in self._cut:
+            batches = ceil_div(pixels, self.machine.columns)
+            sizes = self.program.approximate_blocks(batches).sizes
+            self._cut[pixels] = [Unit(busy=2 * depth, last=2) for depth in sizes]
+        return self._cut[pixels]
 
     def _count_approximate(self, pixels: int, channels: int, times: int) -> None:
         """Count the events of APPROXIMATE of `times` tiles."""
         machine, counts, columns = self.machine, self.counts, self.machine.columns
         beats = self.program.approximate_beats
-        units, depths, lanes = GROUP // 2 * beats, self._depths(pixels), self._lanes(channels)
+        units, lanes = GROUP // 2 * beats, self._lanes(channels)
+        depths = [unit.busy // 2 for unit in self._blocks(pixels)]
         useful = pixels * channels * beats
         issues = 2 * sum(depths) * units
         idle_pixels = (sum(depths) * columns - pixels) * machine.lanes * GROUP * beats

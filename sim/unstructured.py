@@ -9,7 +9,7 @@ from ..common.program import Tile
 from .scanner import Scanner
 from .stream import Unit
 from .vector_unit import VectorUnit
-from .work import Passes, dispatch, dispatch_all
+from .work import Counts, Walk, dispatch, dispatch_all, walks
 
 __all__ = ["UnstructuredUnit"]
 
@@ -21,7 +21,7 @@ class UnstructuredUnit(VectorUnit):
     """APPROXIMATE row by row, EXACT window by window.
 
     `rows` is the row of each lane's last output, -1 before the first: parameters are read where it
-    changes.
+    changes. After APPROXIMATE it is the same for all tiles of a part.
     """
 
     def __init__(self, *args, **kwargs):
@@ -29,7 +29,8 @@ class UnstructuredUnit(VectorUnit):
         self.scanner = Scanner(self.clock)
         self.scanner.hold_until(self.begin)
         self.rows = np.full(self.machine.lanes, -1)
-        self._dispatched: dict[int, Passes] = {}
+        self._approximated = self._last_rows(self.part.channels)
+        self._walks: dict[int, Walk] = {}
 
     def approximate(self, index: int, tile: Tile) -> tuple[int, int]:
         machine, counts, clock = self.machine, self.counts, self.clock
@@ -51,10 +52,7 @@ class UnstructuredUnit(VectorUnit):
         # Each lane passes its rows from 0 on; a lane that is at row 0 has its parameters.
         there = self.rows[: tile.channels]
         counts["parameters.read"] += tile.channels - int(np.count_nonzero(there == 0))
-        self.rows = self.rows.copy()
-        self.rows[: tile.channels] = rows - 1
-        if short := tile.channels % machine.lanes if rows > 1 else 0:
-            self.rows[short:] = rows - 2
+        self.rows = self._approximated
         counts["select.compare"] += outputs
         # A lane writes the bits of a row and window at once, zeros of missing channels included.
         counts["masks.write"] += machine.lanes * rows * ceil_div(tile.pixels, machine.window)
@@ -62,28 +60,33 @@ class UnstructuredUnit(VectorUnit):
         return first, clock.now - 1
 
     def exact(self, index: int, tile: Tile) -> tuple[int, int]:
-        passes, beats = self._passes(tile), self.program.beats
+        walk, beats = self._walk(tile), self.program.beats
         if not self.scheme.dense:
             selected = self.selected.pop(index)
             self.clock.wait({"select": selected})
             self.scanner.hold_until(selected)
-        issued = self.scanner.run(
-            passes.scan.tolist(), passes.pixels.tolist(), passes.depth.tolist(), beats
-        )
+        issued = self.scanner.run(walk.scan, walk.pixels, walk.depth, beats)
         # The weight port belongs to EXACT until its end.
         self.weights.hold_until(self.clock.now)
-        self._count(passes, tile, beats)
+        self.rows = walk.after
+        self._count(walk, tile, beats)
         return issued
 
-    def _passes(self, tile: Tile) -> Passes:
-        """Passes of a tile. The tiles of its part, which all have the same channels, are dispatched
+    def _last_rows(self, channels: int) -> Counts:
+        """Row of each lane's last channel, -1 without any."""
+        lanes = self.machine.lanes
+        return (channels - 1 - np.arange(lanes)) // lanes
+
+    def _walk(self, tile: Tile) -> Walk:
+        """Walk of a tile. The tiles of a part, which all have the same channels, are dispatched
         together, each filled up to whole windows."""
         machine = self.machine
         lanes, window = machine.lanes, machine.window
         limits = (lanes, window, machine.accumulators, self.contract.scan_bits)
         if self.mask is None:
-            return dispatch_all(tile.pixels, tile.channels, *limits)
-        if not self._dispatched:
+            dealt = dispatch_all(tile.pixels, tile.channels, *limits)
+            return walks(dealt, np.array([0, len(dealt.steps)]), self.rows)[0]
+        if not self._walks:
             numbers = self.program.tiles_of_part[self.index]
             tiles = [self.program.tiles[number] for number in numbers]
             counts = [ceil_div(other.pixels, window) for other in tiles]
@@ -94,36 +97,31 @@ class UnstructuredUnit(VectorUnit):
                 pixels = slice(other.pixel, other.pixel + other.pixels)
                 mask[at : at + other.pixels] = self.mask[pixels, channels]
             dealt = dispatch(mask, *limits)
-            bounds = zip(first[:-1].tolist(), counts, strict=True)
-            self._dispatched = {
-                other.pixel: dealt.part(*bound) for other, bound in zip(tiles, bounds, strict=True)
-            }
-        return self._dispatched[tile.pixel]
+            # EXACT of a tile follows APPROXIMATE of another, that of the last one EXACT.
+            found = walks(dealt, first, self._approximated)
+            self._walks = {other.pixel: walk for other, walk in zip(tiles, found, strict=True)}
+        return self._walks[tile.pixel]
 
-    def _count(self, passes: Passes, tile: Tile, beats: int) -> None:
+    def _count(self, walk: Walk, tile: Tile, beats: int) -> None:
         """Count the events of the exact passes of a tile."""
         machine, counts = self.machine, self.counts
-        pairs, issues = int(passes.pairs.sum()), int(passes.depth.sum())
-        self.essential += pairs
-        useful = pairs * beats
-        absent = max(0, machine.lanes - tile.channels) * issues * beats
-        self._slots(machine.lanes * issues * beats, useful, 0, absent)
-        distinct = int(passes.rows.sum())
-        counts["weights.read"] += distinct * beats
-        counts["row_register.write"] += distinct * beats
-        x_words = int(passes.pixels.sum()) * beats
-        counts["x.read"] += x_words
-        counts["window.write"] += x_words
+        self.essential += walk.pairs
+        useful = walk.pairs * beats
+        absent = max(0, machine.lanes - tile.channels) * walk.issues
+        self._slots(machine.lanes * walk.issues * beats, useful, 0, absent * beats)
+        counts["weights.read"] += walk.rows * beats
+        counts["row_register.write"] += walk.rows * beats
+        counts["x.read"] += walk.words * beats
+        counts["window.write"] += walk.words * beats
         counts["window.read"] += useful
         counts["mvu.mac16"] += machine.pses * useful
         counts["accumulator.update"] += useful
-        reads, self.rows = passes.row_reads(self.rows)
-        counts["parameters.read"] += reads
-        counts["pairs.write"] += pairs
+        counts["parameters.read"] += walk.reads
+        counts["pairs.write"] += walk.pairs
         counts["pairs.read"] += useful
-        counts["select.scan"] += int(passes.steps.sum())
+        counts["select.scan"] += walk.steps
         if not self.scheme.dense:
             rows = ceil_div(tile.channels, machine.lanes)
             words = ceil_div(rows * machine.window, self.contract.scan_bits)
             counts["masks.read"] += machine.lanes * words * ceil_div(tile.pixels, machine.window)
-        self._write_back(pairs)
+        self._write_back(walk.pairs)

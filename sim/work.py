@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..common.layer import Layer, ceil_div
 
-__all__ = ["Batches", "Counts", "Passes", "batches", "dispatch", "dispatch_all"]
+__all__ = ["Batches", "Counts", "Passes", "Walk", "batches", "dispatch", "dispatch_all", "walks"]
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -45,30 +47,61 @@ class Passes:
     first_row: Counts
     last_row: Counts
 
-    def part(self, first: int, windows: int) -> Passes:
-        """Those of `windows` windows from window `first` on, which becomes window 0."""
-        begin, end = np.searchsorted(self.window, (first, first + windows))
-        stretches, chosen = slice(int(begin), int(end)), slice(first, first + windows)
-        return Passes(
-            self.window[stretches] - first,
-            *(
-                values[stretches]
-                for values in (self.scan, self.pixels, self.depth, self.pairs, self.rows)
-            ),
-            *(
-                values[chosen]
-                for values in (self.steps, self.changes, self.first_row, self.last_row)
-            ),
-        )
 
-    def row_reads(self, before: Counts) -> tuple[int, Counts]:
-        """Parameters read for these pairs, a lane's only where its row changes, and each lane's row
-        then. `before` (lanes,) is the row of each lane's output before, -1 for none."""
-        reads = int(self.changes.sum())
-        for first, last in zip(self.first_row, self.last_row, strict=True):
-            reads += int(((first >= 0) & (first != before)).sum())
-            before = np.where(last >= 0, last, before)
-        return reads, before
+class Walk(NamedTuple):
+    """What the scanners find in a tile: scan, pixels and depth of its stretches, then sums.
+
+    pairs: of all lanes. issues: of the fullest lane of each pass. rows: distinct ones, of all lanes
+    and passes. words: pixels of all passes. steps: cycles of all lanes' scanners. reads: parameters
+    read, a lane's only where its row changes. after: row of each lane's last output.
+    """
+
+    scan: list[int]
+    pixels: list[int]
+    depth: list[int]
+    pairs: int
+    issues: int
+    rows: int
+    words: int
+    steps: int
+    reads: int
+    after: Counts
+
+
+def walks(passes: Passes, first: Counts, before: Counts) -> list[Walk]:
+    """Cut passes into those of tiles, of which number n has the windows `first`[n] to
+    `first`[n + 1] - 1. `before` (lanes,) is the row of each lane's last output before each tile, -1
+    for none; but the last of several tiles follows the one before it at once."""
+
+    def sums(values: Counts, bounds: Counts) -> list[int]:
+        return np.diff(np.concatenate([[0], values.cumsum()])[bounds]).tolist()
+
+    windows, lanes = passes.first_row.shape
+    begin = first[:-1].copy()
+    begin[-1] = begin[max(0, len(begin) - 2)]
+    # For each window and lane the last window up to it that has a pair of the lane.
+    index = np.where(passes.first_row >= 0, np.arange(windows)[:, None], -1)
+    latest = np.maximum.accumulate(index, axis=0)
+    earlier = np.concatenate([np.full((1, lanes), -1), latest[:-1]])
+    column = np.arange(lanes)
+
+    def row(window: Counts, start: Counts) -> Counts:
+        return np.where(window >= start[:, None], passes.last_row[window, column], before)
+
+    prior = row(earlier, np.repeat(begin, np.diff(first)))
+    changed = (passes.first_row >= 0) & (passes.first_row != prior)
+    cuts = np.searchsorted(passes.window, first)
+    stretches = [slice(*bounds) for bounds in pairwise(cuts.tolist())]
+    lists = [
+        [values[stretch] for stretch in stretches]
+        for values in (passes.scan.tolist(), passes.pixels.tolist(), passes.depth.tolist())
+    ]
+    totals = [
+        sums(values, cuts) for values in (passes.pairs, passes.depth, passes.rows, passes.pixels)
+    ]
+    totals += [sums(passes.steps, first), sums(changed.sum(1) + passes.changes, first)]
+    after = row(latest[first[1:] - 1], begin)
+    return [Walk(*values) for values in zip(*lists, *totals, after, strict=True)]
 
 
 def dispatch(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sinai.common.layer import Layer, ceil_div
 from sinai.common.placement import place_channels
-from sinai.sim.work import batches, dispatch
+from sinai.sim.work import batches, dispatch, walks
 
 
 def masks(max_pixels=20, max_channels=24):
@@ -81,8 +81,37 @@ def test_dispatch_by_walking_the_words(mask, lanes, window, accumulators):
 def test_parameters_are_read_where_the_row_changes_by_hand():
     """One lane, windows of one pixel: rows 0 1, none, 1, 0 after row 0: 1 and 0 are read."""
     mask = np.array([[1, 1], [0, 0], [0, 1], [1, 0]], dtype=bool)
-    reads, rows = dispatch(mask, 1, 1, 8).row_reads(np.array([0]))
-    assert (reads, rows.tolist()) == (2, [0])
+    dealt, before = dispatch(mask, 1, 1, 8), np.array([0])
+    (whole,) = walks(dealt, np.array([0, 4]), before)
+    assert (whole.reads, whole.after.tolist()) == (2, [0])
+    # As tiles of a window each: from row 0 again, but the last one, which follows row 1 at once.
+    tiles = walks(dealt, np.arange(5), before)
+    assert [(tile.reads, *tile.after.tolist()) for tile in tiles] == [
+        (1, 1),
+        (0, 0),
+        (1, 1),
+        (1, 0),
+    ]
+
+
+@given(mask=masks(), lanes=st.sampled_from([1, 4]), window=st.sampled_from([1, 4]))
+@settings(max_examples=50, deadline=None)
+def test_tiles_are_cut_from_the_whole(mask, lanes, window):
+    """A tile of walks is the walk of the tile alone."""
+    side = 2 * window
+    mask = mask[: len(mask) // side * side]
+    if not len(mask):
+        return
+    dealt, before = dispatch(mask, lanes, window, 3), np.arange(lanes) - 1
+    for at, walk in enumerate(walks(dealt, np.arange(0, len(mask) // window + 1, 2), before)):
+        (alone,) = walks(
+            dispatch(mask[at * side : (at + 1) * side], lanes, window, 3), np.array([0, 2]), before
+        )
+        if at and (at + 1) * side == len(mask):
+            assert walk[:8] == alone[:8]
+        else:
+            assert walk[:9] == alone[:9]
+            assert walk.after.tolist() == alone.after.tolist()
 
 
 @given(mask=masks(), lanes=st.sampled_from([2, 4]))
