@@ -107,21 +107,30 @@ def test_bundled_checkpoints_are_small_and_whole(name):
     assert made.manifest.training["images"] > 0
 
 
-@pytest.mark.parametrize("scheme", ["unstructured-0.9", "structured-7-8"])
-def test_bundled_masks_come_out_again(scheme):
+@pytest.mark.parametrize(
+    ("checkpoint", "scheme", "image"),
+    [
+        ("resnet18-cifar10jpeg", "unstructured-0.9", 5),
+        ("resnet18-cifar10jpeg", "structured-7-8", 5),
+        ("wrn34_10-cifar10jpeg", "structured-7-8", 1),
+    ],
+)
+def test_bundled_masks_come_out_again(checkpoint, scheme, image):
     """One image of a bundled real trace, from the bundled checkpoint and image, bit for bit."""
-    trace = schema.load(schema.bundled()[f"resnet18-{scheme}"])
-    folder = store.bundled()["resnet18-cifar10jpeg"]
+    network = checkpoint.split("-")[0]
+    trace = schema.load(schema.bundled()[f"{network}-{scheme}"])
+    folder = store.bundled()[checkpoint]
     bundled = data.load(f"npz:{folder / 'images.npz'}", "test")
     assert tuple(bundled.origin) == trace.manifest.image_indices
+    one = slice(image, image + 1)
     made = export(
-        store.load("resnet18-cifar10jpeg"),
-        bundled.images[5:6],
+        store.load(checkpoint),
+        bundled.images[one],
         trace.manifest.scheme,
-        indices=bundled.origin[5:6],
-        labels=bundled.labels[5:6],
+        indices=bundled.origin[one],
+        labels=bundled.labels[one],
     )
     assert made.manifest.model_digest == trace.manifest.model_digest
-    assert [row[0] for row in made.manifest.theta] == [row[5] for row in trace.manifest.theta]
+    assert [row[0] for row in made.manifest.theta] == [row[image] for row in trace.manifest.theta]
     for index in range(len(trace.layers)):
-        assert made.mask(index).tobytes() == trace.mask(index)[5:6].tobytes()
+        assert made.mask(index).tobytes() == trace.mask(index)[one].tobytes()
