@@ -62,31 +62,16 @@ class Scale:
 _RICE = RECIPES["rice"]
 _FAST = RECIPES["fast"]
 
+#: Adversarial training of the tiny networks: many small steps, and float32, which CPUs without
+#: bfloat16 run seven times as fast.
+_SMALL = replace(_FAST, batch=32, peak_lr=0.1, weight_decay=1e-4, attack_steps=2, bfloat16=False)
+
 SCALES = {
     "tiny": Scale(
         recipes={
-            "resnet18": replace(
-                _FAST,
-                model="tiny",
-                resolutions=(16, 16, 24, 24, 32, 32),
-                attack_steps=2,
-                bfloat16=False,
-            ),
-            "wrn34_10": replace(
-                _FAST,
-                model="tiny_wrn",
-                resolutions=(16, 16, 24, 24, 32),
-                attack_steps=2,
-                bfloat16=False,
-            ),
-            "resnet50": replace(
-                _FAST,
-                model="tiny_resnet50",
-                resolutions=(32,) * 8,
-                eps=4 / 255,
-                attack_steps=2,
-                bfloat16=False,
-            ),
+            "resnet18": replace(_SMALL, model="tiny", resolutions=(16, 16, 24, 24, 32, 32)),
+            "wrn34_10": replace(_SMALL, model="tiny_wrn", resolutions=(16, 16, 24, 24, 32)),
+            "resnet50": replace(_SMALL, model="tiny_resnet50", resolutions=(32,) * 8, eps=4 / 255),
             "vit_b16": replace(
                 RECIPES["clean"],
                 model="tiny_vit",
@@ -99,11 +84,11 @@ SCALES = {
         tuning={"": FineTuning(batch=64)},
         settings=Settings(autoattack_steps=5, queries=100, cw_steps=50, eot=4, unbounded_steps=50),
         coarse=True,
-        images=50,
+        images=100,
         train_images=8000,
         tuning_images=640,
         pool=3,
-        batch=50,
+        batch=100,
         stand_in=True,
     ),
     "full": Scale(
