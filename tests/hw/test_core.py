@@ -11,6 +11,7 @@ from sinai.common.descriptor import (
     COMPUTE,
     TRANSFER,
     Fault,
+    Flag,
     compute_fields,
     pack,
     transfer_fields,
@@ -22,12 +23,14 @@ from sinai.common.operands import input_stream, read_outputs
 from sinai.common.program import compile_layer
 from sinai.common.scheme import Scheme
 from sinai.hw.driver import play, play_words
-from sinai.hw.registers import registers
+from sinai.hw.registers import WATCHDOG, fault_cycles, registers, windows
 from sinai.hw.verilated import VerilatedCore
 
 NAMES = ("structured-small", "unstructured-small")
 #: A good layer is over well before; an error shows long before (but for the watchdog).
 BOUND = 2_000_000
+#: Of CONTROL.
+START, RESET = 1, 4
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -171,57 +174,87 @@ def good_words(machine):
     return case, made
 
 
-def recovers(core, machine, case):
-    """After a soft reset a good layer passes."""
-    at = {register.name: register.address for register in registers(machine)}
-    core.write(at["CONTROL"], 4)
-    check(core, machine, case)
+class Refusals:
+    """Announces bad descriptors, each alone in its queue, and plays a small layer after them."""
+
+    def __init__(self, core, machine):
+        self.core, self.machine = core, machine
+        self.at = {register.name: register.address for register in registers(machine)}
+        self.window = dict(zip(("transfer", "compute"), windows(machine), strict=True))
+        small = dict(h_in=1, w_in=1, kernel=1, padding=0, k=8, c_in=4, c_out=8)
+        case = corner(machine, "unstructured:0.5", 0, **small)
+        self.made = made_of(case, machine)
+        self.stream = input_stream(self.made, case.operands)
+        check(core, machine, case)
+        self.output = play(core, self.made, self.stream).output
+
+    def __call__(self, queue, words, *, early=0):
+        """STATUS as it is when the bound is over, or `early` cycles sooner: error, queue, slot."""
+        core, at = self.core, self.at
+        core.write(at["CONTROL"], START)
+        for number, word in enumerate(words.tolist()):
+            core.write(self.window[queue].address + 4 * number, word)
+        core.write(at["TAIL"], 1 << (0 if queue == "transfer" else 16))
+        core.step(fault_cycles(self.machine, queue) - 1 - early)
+        status = core.read(at["STATUS"])
+        return status >> 8 & 0xFF, status >> 16 & 1, status >> 24
+
+    def recovers(self):
+        """After a soft reset the good layer gives what it gave at first."""
+        self.core.write(self.at["CONTROL"], RESET)
+        played = play(self.core, self.made, self.stream, limit=BOUND)
+        assert played.output == self.output
+
+
+@pytest.fixture(scope="module")
+def refused(core, machine):
+    return Refusals(core, machine)
+
+
+def outside(field):
+    """Words out of the range of a field: beside its ends, and the ends of 32 bits."""
+    limit = 1 << 31
+    for value in {field.low - 1, field.high + 1, -limit, limit - 1, limit, -1}:
+        word = value % (1 << 32)
+        as_read = (word + limit) % (1 << 32) - limit if field.signed else word
+        if not field.low <= as_read <= field.high:
+            yield word
 
 
 @pytest.mark.parametrize("queue", ["transfer", "compute"])
-def test_every_field_out_of_range_is_refused(core, machine, queue):
-    """Its code stands in STATUS, 16 + the number of the field; then a good layer passes."""
-    case, made = good_words(machine)
+def test_every_field_out_of_range_is_refused(machine, refused, queue):
+    """16 + the number of the field stands in STATUS in time; then a good layer passes."""
+    _, made = good_words(machine)
     table = (transfer_fields if queue == "transfer" else compute_fields)(machine)
     header = TRANSFER if queue == "transfer" else COMPUTE
     good = made.transfers[0].fields if queue == "transfer" else made.computes[0]
-    at = {register.name: register.address for register in registers(machine)}
-    tried = 0
     for number, field in enumerate(table):
-        limit = 1 << 31
-        values = {field.low - 1, field.high + 1, -limit, limit - 1, 0xFFFFFFFF}
-        if not field.signed:
-            values = {value % (1 << 32) for value in values}
-        for value in values:
-            as_read = (value + limit) % (1 << 32) - limit if field.signed else value % (1 << 32)
-            if field.low <= as_read <= field.high:
-                continue
-            words = pack(header, table, good | {field.name: value})
-            queues = ([words], []) if queue == "transfer" else ([], [words])
-            played = play_words(core, machine, *queues, limit=400)
-            assert played.error == 16 + number, (field, value)
-            core.write(at["CONTROL"], 4)
-            tried += 1
-    assert tried >= len(table)
-    check(core, machine, case)
+        words = list(outside(field))
+        assert len(words) >= 2
+        for word in words:
+            found = refused(queue, pack(header, table, good | {field.name: word}))
+            assert found == (16 + number, queue == "compute", 0), (field, word)
+            refused.recovers()
 
 
-def test_random_words_are_refused(core, machine):
-    """1000 descriptors of random words: an error each, at once; then a good layer passes."""
-    case, made = good_words(machine)
+def test_random_words_are_refused(machine, refused):
+    """1000 descriptors of random words, a third with the right header: an error each, in time; a
+    good layer passes after every tenth."""
+    _, made = good_words(machine)
     rng = np.random.default_rng(11)
-    at = {register.name: register.address for register in registers(machine)}
     words = {"transfer": made.transfer_words()[0], "compute": made.compute_words()[0]}
     for trial in range(1000):
         queue = ("transfer", "compute")[trial % 2]
         noise = rng.integers(0, 1 << 32, len(words[queue]), dtype=np.uint64).astype(np.uint32)
         if trial % 3 == 0:
             noise[0] = words[queue][0]
-        queues = ([noise], []) if queue == "transfer" else ([], [noise])
-        played = play_words(core, machine, *queues, limit=400)
-        assert played.error != 0
-        core.write(at["CONTROL"], 4)
-    check(core, machine, case)
+        error, of_compute, _ = refused(queue, noise)
+        assert error >= 16 if trial % 3 == 0 else error == Fault.HEADER
+        assert of_compute == (queue == "compute")
+        if trial % 10 == 0:
+            refused.recovers()
+        else:
+            refused.core.write(refused.at["CONTROL"], RESET)
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
@@ -238,22 +271,42 @@ def test_reset_in_mid_layer(core, machine, kind):
         if kind == "hard":
             core.reset()
         else:
-            core.write(at["CONTROL"], 4)
+            core.write(at["CONTROL"], RESET)
             core.step(2)
             core.reset(edges=0)  # no reset: the host only drops what it had still to send
         assert check(core, machine, case).counters == fresh
 
 
-def test_contradiction_ends_in_an_error(core, machine):
-    """Fields in range that cannot go together are refused, or the watchdog stops the machine."""
+@pytest.mark.parametrize("queue", ["transfer", "compute"])
+def test_contradiction_is_refused(machine, refused, queue):
+    """Fields in range that cannot go together: the last check there is, just within the bound."""
     _, made = good_words(machine)
-    fields = made.computes[0]
-    for change in ({"groups": fields["groups"] + 1}, {"tiles": fields["tiles"] + 1}):
-        words = pack(COMPUTE, compute_fields(machine), fields | change | {"wait": 0})
-        played = play_words(core, machine, [], [words], limit=3 << 20)
-        assert played.error in (Fault.COMBINATION, Fault.STALLED)
-        at = {register.name: register.address for register in registers(machine)}
-        core.write(at["CONTROL"], 4)
+    if queue == "transfer":
+        good = made.transfers[0].fields
+        words = pack(
+            TRANSFER, transfer_fields(machine), good | {"outer": 1 << 16, "stride": 1 << 11}
+        )
+    else:
+        good = made.computes[0]
+        words = pack(COMPUTE, compute_fields(machine), good | {"tiles": good["tiles"] + 1})
+    assert refused(queue, words, early=1)[0] == Fault.NONE
+    refused.recovers()
+    assert refused(queue, words) == (Fault.COMBINATION, queue == "compute", 0)
+    refused.recovers()
+
+
+def test_wait_without_end_is_stopped(core, machine, refused):
+    """p of a block fills its memory and is never released: the watchdog sees what no check does."""
+    case = corner(machine, "unstructured:0.5", 0)
+    made = made_of(case, machine)
+    [good] = made.computes
+    room = good["tile_depth"] + (good["tile_more"] > 0)
+    change = {"p_room": room, "flags": good["flags"] & ~Flag.RELEASE}
+    words = pack(COMPUTE, compute_fields(machine), good | change)
+    stream = input_stream(made, case.operands)
+    played = play_words(core, machine, made.transfer_words(), [words], stream, limit=2 * WATCHDOG)
+    assert played.error == Fault.STALLED
+    refused.recovers()
 
 
 def test_random_layer_of_every_kind_is_drawn():
