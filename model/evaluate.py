@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..common.errors import InputError
 from ..common.scheme import Scheme
@@ -70,7 +70,8 @@ def accuracy_table(
             chosen: list[np.ndarray] = []
             for start in range(0, count, _BATCH):
                 images = part.images[start : start + _BATCH]
-                answers = (_classes(floating, images), _classes(rounded, images))
+                x = torch.from_numpy(images).double().div_(255)
+                answers = (_classes(floating, x.float()), _classes(rounded, x))
                 chosen.append(np.stack([*answers, integer.run(images, scheme).argmax(1)]))
                 done += len(images)
                 if progress is not None:
@@ -94,6 +95,6 @@ def accuracy_table(
 
 
 @torch.no_grad()
-def _classes(net: nn.Module, images: np.ndarray) -> np.ndarray:
-    """Class that `net` chooses for each of the uint8 images (B, 3, H, W)."""
-    return net(torch.from_numpy(images).float().div_(255)).argmax(1).numpy()
+def _classes(net: nn.Module, images: Tensor) -> np.ndarray:
+    """Class that `net` chooses for each of the images (B, 3, H, W) in [0, 1]."""
+    return net(images).argmax(1).numpy()

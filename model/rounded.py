@@ -1,9 +1,13 @@
-"""The fake-quantised network: PyTorch, but with every rounding of the accelerator.
+"""The fake-quantised network: PyTorch, with every rounding of the accelerator.
 
 What the accelerator keeps in 16 bit is rounded to the steps of that tensor and limited to int16:
 the normalised image, z, z~, the sum s and y. x^Q is rounded from that y and p from x^Q, and theta
-is compared with that z~. Sums of products are float32, where the accelerator's are whole numbers;
-that is all in which it differs from :mod:`sinai.model.integer`. Gradients pass straight through.
+is compared with that z~. Between layers values are real, float32. Within one, sums are those of
+whole numbers, which floating point holds exactly: in float64, and in float32 on the 4-bit path. So
+every value is that of :mod:`sinai.model.integer`, by another way. It matters: under noise a last
+bit decides which neurons are exact, and grows from layer to layer.
+
+Gradients pass straight through to the images; weights are constants.
 """
 
 from __future__ import annotations
@@ -12,14 +16,16 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.integer import IntegerLayer
 from ..common.scheme import Scheme
 from .chain import INPUT, chain
 from .integer import IntegerNet
-from .quant import levels, to_grid
+from .quant import levels, round_half_up, to_grid
 from .quantise import dequantise
 from .sinai import SinaiConv2d, layers_of, set_scheme
 from .steps import set_thresholds
@@ -38,7 +44,7 @@ class RoundedConv2d(SinaiConv2d):
     Parameters
     ----------
     layer : SinaiConv2d
-        With the values of `spec`; weights are shared with it.
+        With the values of `spec`.
     spec : IntegerLayer
         The same layer in integers.
     x_scale : float
@@ -55,42 +61,104 @@ class RoundedConv2d(SinaiConv2d):
         self.load_state_dict(layer.state_dict())
         self.train(layer.training)
         self.z_scale, self.x_scale, self.x_shift = spec.scale, x_scale, x_shift
+        weight = spec.weight.reshape(self.c_out, self.kernel, self.kernel, self.c_in)
+        constants = {
+            "whole_weight": weight.transpose(0, 3, 1, 2),
+            "whole_bias": spec.bias,
+            "factor": spec.multiplier * 2.0**-spec.shift,
+            "whole_noise_bias": spec.noise_bias,
+            "noise_factor": spec.noise_multiplier * 2.0**-spec.noise_shift,
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, torch.from_numpy(np.float64(value)), persistent=False)
+        whole = torch.from_numpy(np.float32(spec.noise_weight))
+        self.register_buffer("whole_noise_weight", whole, persistent=False)
 
     def exact(self, x: Tensor) -> Tensor:
-        return to_grid(super().exact(x), self.z_scale, *_INT16)
+        sums = F.conv2d(
+            self._whole(x).double(), self.whole_weight, self.whole_bias, self.stride, self.padding
+        )
+        return self._real(sums, self.factor, True).to(x.dtype)
 
     def approximate(self, x: Tensor) -> Tensor:
+        switches, through = self.switches, self.switches.gradient != "zero"
         # Rounded from whole numbers: of a value halfway between two levels, as one in 2**x_shift
         # is, division by a real step would decide at random.
-        whole = levels(x, self.x_scale, *_INT16)
-        level = levels(whole, 2.0**self.x_shift, *self.switches.input_range(bool(self.x_unsigned)))
-        return to_grid(super().approximate(level * self.x_step), self.z_scale, *_INT16)
+        low, high = switches.input_range(bool(self.x_unsigned))
+        level = levels(self._whole(x), 2.0**self.x_shift, low, high, through)
+        low, high = switches.input_range(False)
+        p = levels(self.project_levels(level), 2.0**self.p_shift, low, high, through)
+        none = p.new_zeros(self.c_out)
+        sums = self._product(p, self.whole_noise_weight, none).double()
+        sums = sums + self.whole_noise_bias.view(-1, 1, 1)
+        return self._real(sums, self.noise_factor, through).to(x.dtype)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """x in its 16-bit steps."""
+        return levels(x, self.x_scale, *_INT16)
+
+    def _real(self, sums: Tensor, factor: Tensor, through: bool) -> Tensor:
+        """Sums (B, C, H, W), requantised to 16 bit, as real values."""
+        whole = levels(sums * factor.view(-1, 1, 1), 1.0, *_INT16, through)
+        return whole * self.z_scale
+
+
+class _RoundedNormalize(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] to normalised ones in the steps of `net`'s input."""
+
+    def __init__(self, net: IntegerNet):
+        super().__init__()
+        self.scale = net.input_scale
+        for name in ("mean", "std"):
+            value = torch.from_numpy(getattr(net, name)).double().view(1, -1, 1, 1)
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x.double() - self.mean) / self.std
+        return to_grid(x, self.scale, *_INT16).float()
+
+
+class _RoundedAffine(nn.Module):
+    """The batch-norm behind a sum, (B, C, H, W), as the affine of the layer `spec`."""
+
+    def __init__(self, spec: IntegerLayer):
+        super().__init__()
+        self.scale, self.y_scale = spec.scale, spec.output_scale
+        gain = torch.from_numpy(spec.gain * 2.0**-spec.gain_shift).view(-1, 1, 1)
+        self.register_buffer("gain", gain)
+        self.register_buffer("offset", torch.from_numpy(np.float64(spec.offset)).view(-1, 1, 1))
+
+    def forward(self, s: Tensor) -> Tensor:
+        whole = levels(s, self.scale, *_INT16).double()
+        y = round_half_up(whole * self.gain) + self.offset
+        return (y.clamp(*_INT16) * self.y_scale).to(s.dtype)
 
 
 def fake_quantised(net: IntegerNet, seed: int) -> nn.Module:
     """Return the PyTorch network that rounds as `net` does, scheme ``dense``, in eval mode; `seed`
-    is that of P."""
+    is that of P.
+
+    It takes images (B, 3, H, W) in [0, 1]; in float32 these are not quite multiples of 1/255, so
+    give float64 where every last bit counts.
+    """
     out = dequantise(net, seed)
     specs = {spec.layer.name: spec for spec in net.layers}
     scales = {name: spec.output_scale for name, spec in specs.items()} | {INPUT: net.input_scale}
     shifts = {name: spec.quantise_shift for name, spec in specs.items()}
     shifts[INPUT] = net.input_shift
-    _round_output(out.normalize, net.input_scale)
+    names = {id(module): name for name, module in out.named_modules()}
+    out.normalize = _RoundedNormalize(net)
     for link in chain(out):
         spec = specs[link.name]
         layer = RoundedConv2d(link.module, spec, scales[link.source], shifts[link.source])
         out.set_submodule(link.name, layer)
         if link.norm is not None:
-            _round_output(link.norm, spec.output_scale)
-    for index, block in enumerate(out.blocks):  # the sum; where a ReLU follows, that of the ReLU
+            out.set_submodule(names[id(link.norm)], _RoundedAffine(spec))
+    for index, block in enumerate(out.blocks):
         last = [spec for name, spec in specs.items() if name.startswith(f"blocks.{index}.")][-1]
-        _round_output(block, last.scale)
+        # The sum is limited to int16, too; where a ReLU follows in the block, behind that.
+        block.register_forward_hook(partial(_rounded, scale=last.scale))
     return out
-
-
-def _round_output(module: nn.Module, scale: float) -> None:
-    """Round what `module` returns to 16-bit steps of `scale`."""
-    module.register_forward_hook(partial(_rounded, scale=scale))
 
 
 def _rounded(module: nn.Module, args: tuple[Tensor, ...], out: Tensor, *, scale: float) -> Tensor:

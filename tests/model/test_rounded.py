@@ -24,76 +24,64 @@ def pair(request, checkpoint):
     return net, fake_quantised(net, checkpoint.manifest.seed)
 
 
-@pytest.mark.parametrize("name", ["tiny_preact", "tiny_resnet50"])
-def test_other_networks_round_where_the_integers_do(normed, images, name):
-    """A batch-norm behind the sum, and pooling behind the stem."""
-    made = distill.distill_net(normed(name), name, images, images=48, seed=7, training={})
-    net, scheme = made.integer(), Scheme.parse("structured:4:8")
-    fake, floating = fake_quantised(net, 7), made.floating()
-    wanted = net.run(images.images[:32], scheme)
-    errors = []
-    for each in (fake, floating):
-        set_scheme(each, scheme)
-        with torch.no_grad():
-            errors.append(np.abs(each(real(images.images[:32])).numpy() - wanted).mean())
-    assert errors[0] < errors[1] / 3
-
-
 def real(images):
-    return torch.from_numpy(images).float() / 255
+    return torch.from_numpy(images).double() / 255
 
 
 def whole(values, scale):
-    """Real values (B, C, H, W) as steps (B, P, C); they must be whole numbers of int16."""
+    """Real values (B, C, H, W) as steps (B, P, C)."""
     steps = values.double().flatten(2).transpose(1, 2).numpy() / scale
-    np.testing.assert_allclose(steps, np.round(steps), atol=2e-3)
-    assert np.abs(steps + 0.5).max() <= 32768
+    np.testing.assert_allclose(steps, np.round(steps), atol=4e-3)
     return np.round(steps).astype(int)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_value_is_the_integer_network_s_up_to_the_rounding_of_sums(pair, images, scheme):
-    net, fake = pair
+def assert_equal(net, fake, images, scheme):
+    """z, z~ and mask of every layer, and the logits, are the integer network's."""
     seen = {}
     set_scheme(fake, scheme)
 
     def keep(layer, exact, noise, mixed):
         seen[layer.name] = exact, noise, mixed
 
-    with observed(fake, keep), torch.no_grad():
-        logits = fake(real(images.images[:8])).numpy()
-
-    masks, compared = [], []
-
     def compare(index, run):
         spec = net.layers[index]
-        exact, noise, mixed = (whole(each, spec.scale) for each in seen[spec.layer.name])
-        for found, wanted in ((exact, run.exact), (noise, run.noise)):
-            if wanted is not None:
-                compared.append(np.abs(found - wanted).ravel())
-        mask = exact == mixed
-        masks.append((mask == run.mask) | (exact == noise))
+        exact, noise, mixed = (whole(each, spec.scale) for each in seen.pop(spec.layer.name))
+        if run.exact is not None:
+            np.testing.assert_array_equal(exact, run.exact)
+        if run.noise is not None:
+            np.testing.assert_array_equal(noise, run.noise)
+            np.testing.assert_array_equal(mixed, np.where(run.mask, run.exact, run.noise))
 
-    wanted = net.run(images.images[:8], Scheme.parse(scheme), observe=compare)
-    away = np.concatenate(compared)
-    assert (away == 0).mean() > 0.99
-    assert (away <= 1).mean() > 0.999
-    assert np.concatenate([mask.ravel() for mask in masks]).mean() > 0.999
-    np.testing.assert_allclose(logits, wanted, atol=0.02 * np.abs(wanted).max())
+    with observed(fake, keep), torch.no_grad():
+        logits = fake(real(images)).numpy()
+    wanted = net.run(images, Scheme.parse(scheme), observe=compare)
+    assert not seen
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_the_plain_floating_network_is_further_away(pair, checkpoint, images):
-    """Else the comparison above would show nothing of the roundings."""
-    net, fake = pair
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_value_is_the_integer_network_s(pair, images, scheme):
+    assert_equal(*pair, images.images[:16], scheme)
+
+
+@pytest.mark.parametrize("name", ["tiny_preact", "tiny_resnet50"])
+def test_other_networks_round_where_the_integers_do(normed, images, name):
+    """A batch-norm behind the sum, and blocks of three convolutions."""
+    made = distill.distill_net(normed(name), name, images, images=32, seed=7, training={})
+    net = made.integer()
+    assert_equal(net, fake_quantised(net, 7), images.images[:8], "structured:4:8")
+
+
+def test_a_last_bit_matters(pair, checkpoint, images):
+    """The plain floating-point network, whose 16-bit values are not rounded, is elsewhere."""
+    net, _ = pair
     floating = checkpoint.floating(net.layers[0].layer.projection)
-    x = images.images[:32]
+    set_scheme(floating, "structured:6:8")
+    x = images.images[:16]
+    with torch.no_grad():
+        logits = floating(real(x).float()).numpy()
     wanted = net.run(x, Scheme.parse("structured:6:8"))
-    errors = []
-    for made in (fake, floating):
-        set_scheme(made, "structured:6:8")
-        with torch.no_grad():
-            errors.append(np.abs(made(real(x)).numpy() - wanted).mean())
-    assert errors[0] < errors[1] / 3
+    assert np.abs(logits - wanted).max() > 1e-3 * np.abs(wanted).max()
 
 
 def test_ties_of_the_4_bit_levels_go_up_as_in_the_integers(pair):
@@ -116,13 +104,13 @@ def test_ties_of_the_4_bit_levels_go_up_as_in_the_integers(pair):
 
 
 def test_values_saturate_as_int16(pair):
-    """Weights a thousand times too large: z, sum and y stop at the ends of int16."""
+    """Biases far too large: z and the sum stop at the ends of int16."""
     net, _ = pair
     fake = fake_quantised(net, 7)
     links = {link.name: link.module for link in chain(fake)}
     with torch.no_grad():
-        links["blocks.0.conv2"].bias.fill_(1e6)
-        links["blocks.0.conv1"].bias.fill_(-1e6)
+        links["blocks.0.conv2"].whole_bias.fill_(2.0**40)
+        links["blocks.0.conv1"].whole_bias.fill_(-(2.0**40))
     seen = {}
     with observed(fake, lambda layer, z, noise, mixed: seen.update({layer.name: z})):
         out = []
@@ -150,7 +138,7 @@ def test_static_thresholds_are_the_integer_network_s(pair, images):
     np.testing.assert_allclose(shares, 0.2, atol=0.002)
     with torch.no_grad():
         found = fake(real(x)).numpy()
-    np.testing.assert_allclose(found, logits, atol=0.02 * np.abs(logits).max())
+    np.testing.assert_allclose(found, logits, atol=1e-4 * np.abs(logits).max())
     assert static_thresholds(fake, "unstructured:1", real(x[:2])) == (1 << 15,) * len(thetas)
     with pytest.raises(InputError, match="a static threshold needs an unstructured scheme"):
         static_thresholds(fake, "structured:6:8", real(x[:2]))
@@ -159,7 +147,7 @@ def test_static_thresholds_are_the_integer_network_s(pair, images):
 def test_gradients_pass_through_the_roundings(pair, images):
     _, fake = pair
     set_scheme(fake, "structured:6:8")
-    x = real(images.images[:2]).requires_grad_()
+    x = real(images.images[:2]).float().requires_grad_()
     fake(x).sum().backward()
     assert x.grad.abs().sum() > 0
     assert {layer.scheme for layer in layers_of(fake)} == {Scheme.parse("structured:6:8")}
