@@ -413,7 +413,7 @@ class Bench:
 def parts(draw, m: Machine, tap: bool | None = None):
     """Parts of any geometry that the unit takes, small enough to simulate."""
     tap = draw(st.booleans()) if tap is None else tap
-    kernel = draw(st.sampled_from([2, 3, 3, 7] if tap else [1, 1, 3, 7]))
+    kernel = draw(st.sampled_from([1, 2, 3, 3, 7] if tap else [1, 1, 3, 7]))
     stride = draw(st.integers(1, 3))
     padding = draw(st.integers(0, min(3, kernel - 1)))
     column0 = -padding
