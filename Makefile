@@ -15,9 +15,8 @@ CYCLES ?= build/cycles
 SOAK_FLAGS ?= --machines 1000 --layers 20 --hours 1
 CHECKPOINT ?= resnet18-cifar10jpeg
 ROBUST ?= build/robust
-ATTACK_FLAGS ?= --images 100 $(addprefix --scheme ,dense unstructured:0.5 unstructured:0.8 \
-  unstructured:0.9 structured:4:8 structured:6:8 structured:7:8) \
-  $(addprefix --attack ,fgsm pgd bpda transfer square) --queries 500
+ATTACK_FLAGS ?= --images 50 --queries 100 $(addprefix --attack ,fgsm pgd bpda transfer square) \
+  $(addprefix --scheme ,dense unstructured:0.5 unstructured:0.9 structured:4:8 structured:7:8)
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))

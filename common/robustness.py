@@ -82,6 +82,11 @@ class Robustness(BaseModel):
     bounded: Annotated[tuple[str, ...], Field(min_length=1)]
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
 
+    def ran(self, scheme: str) -> tuple[str, ...]:
+        """Bounded attacks that ran under a scheme."""
+        names = {row.attack for row in self.rows if row.scheme == scheme}
+        return tuple(name for name in self.bounded if name in names)
+
     @property
     def worst(self) -> dict[str, Row]:
         """The row over all bounded attacks of each scheme."""

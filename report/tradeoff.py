@@ -29,7 +29,8 @@ __all__ = ["COLUMNS", "MACHINES", "find_traces", "markdown", "tradeoff"]
 MACHINES = ("unstructured", "structured", "structured-expanded")
 
 #: Columns of tradeoff.csv, in order. Accuracies and their standard errors are shares of the
-#: attacked images; what a machine spends is a mean over the images of the trace.
+#: attacked images; `attacks` are those of the worst case; what a machine spends is a mean over the
+#: images of the trace.
 COLUMNS = (
     "network",
     "scheme",
@@ -43,6 +44,7 @@ COLUMNS = (
     "as_in_paper_se",
     "worst_case",
     "worst_case_se",
+    "attacks",
     "trace_images",
     "cycles",
     "latency_s",
@@ -55,8 +57,8 @@ COLUMNS = (
 
 _CAPTION = (
     "{checkpoint}, {images} images, eps {eps:.3g}/255. Worst case: for each image the strongest"
-    " of {attacks} with every gradient. As in paper: the zero gradient of rounding alone. Bars:"
-    " standard error. EDP of clean images, energy of logic assumed, relative to dense on the"
+    " of {attacks} with every gradient{without}. As in paper: the zero gradient of rounding alone."
+    " Bars: standard error. EDP of clean images, energy of logic assumed, relative to dense on the"
     " unstructured machine."
 )
 
@@ -187,7 +189,10 @@ def markdown(table: pd.DataFrame) -> str:
 def _join(attacked: Robustness, simulated: pd.DataFrame) -> pd.DataFrame:
     """Rows of tradeoff.csv: schemes by rising noise, then machines."""
     accuracies = pd.DataFrame(
-        [{"scheme": scheme, **_shares(row)} for scheme, row in attacked.worst.items()]
+        [
+            {"scheme": scheme, **_shares(row), "attacks": " ".join(attacked.ran(scheme))}
+            for scheme, row in attacked.worst.items()
+        ]
     )
     spent = simulated[simulated["machine"].isin(MACHINES)].rename(
         columns={"images": "trace_images"}
@@ -211,11 +216,16 @@ def _shares(row: Row) -> dict[str, Any]:
 
 
 def _caption(attacked: Robustness, table: pd.DataFrame) -> str:
+    without = ""
+    for scheme in attacked.worst:
+        if left := [name for name in attacked.bounded if name not in attacked.ran(scheme)]:
+            without += f", {scheme} without {' and '.join(left)}"
     return _CAPTION.format(
         checkpoint=attacked.checkpoint,
         images=table["attacked_images"].iloc[0],
         eps=255 * attacked.settings["eps"],
         attacks=", ".join(attacked.bounded),
+        without=without,
     )
 
 

@@ -30,6 +30,7 @@ def row(scheme, attack, clean, straight, paper, worst):
 
 def record(**changes):
     rows = [row(scheme, "pgd", 0.9, 0.4, 0.6, 0.4) for scheme in ACCURACY]
+    rows.append(row("structured:6:8", "square", 0.9, None, None, 0.4))
     rows += [row(scheme, WORST, *shares) for scheme, shares in ACCURACY.items()]
     made = {
         "schema_version": 1,
@@ -113,7 +114,8 @@ def test_rows_are_accuracies_beside_the_points_of_figure_5(attacked, trace, tmp_
     # of every eight channels the first image keeps one, the second two
     assert "| unstructured:0.8 | 81.2 % | 80.0 ± 4.0 % | 50.0 ± 5.0 % | 20.0 ± 4.0 % |" in text
     assert "| structured:6:8 | 75.0 % | 75.0 ± 4.3 % | - | 16.0 ± 3.7 % | - |" in text
-    assert "pgd, square" in text
+    assert "of pgd, square with every gradient, dense without square, unstructured:0.8 with" in text
+    assert table["attacks"].tolist() == ["pgd"] * 3 + ["pgd square"] * 2 + ["pgd"] * 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"tradeoff.{kind}" for kind in ("csv", "md", "json", "png", "svg")
     }
