@@ -59,7 +59,7 @@ TAXONOMY: dict[tuple[str, str], str] = {
 #: Phases, in order. `ends` is what belongs to neither pass.
 PHASES = tuple(dict.fromkeys(phase for phase, _ in TAXONOMY))
 
-#: Network whose real traces are bundled.
+#: Network whose bundled traces are shown by default.
 NETWORK = "resnet18"
 
 #: Kind of machine to the scheme shown by default: an eighth of the neurons is essential on both.
