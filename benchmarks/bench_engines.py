@@ -21,7 +21,7 @@ import pandas as pd
 
 from sinai.common.machine import PRESETS, override
 from sinai.report.run import trace_digest
-from sinai.report.validation import sources
+from sinai.report.sources import REPLAY, sources
 from sinai.sim import Result, simulate
 from sinai.traces.schema import bundled, load
 
@@ -52,7 +52,7 @@ def main(results: Path) -> int:
             "machine": machine,
             "setting": setting,
             "digest": trace_digest(trace),
-            "sources": sources("common", "sim"),
+            "sources": sources(*REPLAY),
         }
         key = json.dumps(identity)
         if key not in rows:

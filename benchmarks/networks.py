@@ -18,7 +18,7 @@ from typing import Any
 from sinai.model.checkpoint import bundled, load
 from sinai.report.cli import main as sinai
 from sinai.report.run import trace_digest
-from sinai.report.validation import sources
+from sinai.report.sources import COMPARISON, sources
 from sinai.traces.schema import load as load_trace
 
 CHECKPOINT = "resnet18-cifar10jpeg"
@@ -73,7 +73,7 @@ def _is_of_today(result: Path, trace: Path) -> bool:
         return False
     record = _record(result)
     found = record["trace_digest"], record.get("sources")
-    return found == (trace_digest(load_trace(trace)), sources())
+    return found == (trace_digest(load_trace(trace)), sources(*COMPARISON))
 
 
 def _record(result: Path) -> dict[str, Any]:

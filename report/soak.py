@@ -26,7 +26,8 @@ from ..common.machine import Machine
 from ..common.program import compile_layer
 from ..hw.verilated import VerilatedCore
 from .options import assignments, machine_from
-from .validation import compare_layer, sources
+from .sources import COMPARISON, sources
+from .validation import compare_layer
 
 __all__ = ["Checked", "Soak", "check", "command", "main", "one_case", "shrink", "soak"]
 
@@ -202,7 +203,7 @@ def soak(
     InputError
         If `results` cannot be read or written.
     """
-    contract, identity = wrong(fault), {"sources": sources(), "fault": fault}
+    contract, identity = wrong(fault), {"sources": sources(*COMPARISON), "fault": fault}
     wanted = {
         (number, first): min(BLOCK, layers - first)
         for number in range(machines)

@@ -30,7 +30,8 @@ from ..sim.layer_run import LayerRun
 from ..sim.replay import batches_of, placements
 from ..traces.schema import Trace
 from .run import trace_digest, versions
-from .validation import Comparison, compare_layer, sources
+from .sources import COMPARISON, sources
+from .validation import Comparison, compare_layer
 
 __all__ = ["FAULTS", "Case", "Fault", "Validation", "cases", "validate", "write_validation"]
 
@@ -205,7 +206,7 @@ def validate(
         "trace": trace_digest(trace),
         "machine": hashlib.sha256(machine.model_dump_json().encode()).hexdigest(),
         "core": core.digest,
-        "sources": sources(),
+        "sources": sources(*COMPARISON),
         "batch": batch,
         "fault": fault,
         "versions": versions(),
@@ -405,7 +406,7 @@ def _summary(made: Validation, command: str) -> dict[str, Any]:
         "bytes_mismatched": bytes_off,
         "first_mismatches": mismatches[:_LISTED],
         "command": command,
-        "sources": sources(),
+        "sources": sources(*COMPARISON),
         "versions": versions(),
     }
 

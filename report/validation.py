@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,7 @@ from ..hw.verilated import VerilatedCore
 from ..sim.engine import LayerRun, simulate_layer
 from ..sim.transfers import run_queues
 
-__all__ = ["Comparison", "Difference", "compare", "compare_layer", "sources"]
-
-_PACKAGE = Path(__file__).parent.parent
+__all__ = ["Comparison", "Difference", "compare", "compare_layer"]
 
 
 @dataclass(frozen=True)
@@ -215,14 +211,3 @@ def _rtl_steps(played: Played) -> list[tuple[bool, int, int]]:
         for compute in played.run.computes
         for step in compute.steps
     ]
-
-
-def sources(*packages: str) -> str:
-    """Digest of the code of these packages, by default of hardware, simulator and integer model:
-    tells states of what is compared apart, so that a result of one is not taken for another's."""
-    text = hashlib.sha256()
-    for folder in packages or ("common", "hw", "sim"):
-        for path in sorted((_PACKAGE / folder).iterdir()):
-            if path.suffix in (".py", ".cpp", ".sv"):
-                text.update(path.read_bytes())
-    return text.hexdigest()[:16]

@@ -125,7 +125,7 @@ def test_results_are_kept_and_not_done_again(one_machine, tmp_path, monkeypatch)
     checked.clear()
     soak(1, 8, results=results)
     assert checked == []
-    monkeypatch.setattr(module, "sources", lambda: "other")
+    monkeypatch.setattr(module, "sources", lambda *_: "other")
     soak(1, 4, results=results)
     assert checked == [0, 1, 2, 3]
 
