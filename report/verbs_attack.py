@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +21,6 @@ from .options import (
 )
 from .output import fresh_directory
 from .progress import advance, bar
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["VERBS"]
 
@@ -180,7 +177,7 @@ def attack(
 
 def _network(
     checkpoint: str, projection: str, pool: bool
-) -> tuple[nn.Module, dict[str, Any], tuple[str, ...] | int]:
+) -> tuple[Any, dict[str, Any], tuple[str, ...] | int]:
     """The network, what the record says about it, and its classes: names, or how many."""
     from ..model.checkpoint import load
     from ..model.pool import Pool

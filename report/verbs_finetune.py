@@ -128,16 +128,10 @@ def finetune(
     need_torch("finetune")
     from dataclasses import replace
 
-    import torch
-
-    from ..model.data import load
-    from ..model.evaluate import spread
     from ..model.finetune import FineTuning
-    from ..model.finetune import adversary as chosen_adversary
-    from ..model.finetune import finetune as run
-    from ..model.layerwise import Distillation, distill_layers
-    from ..model.sinai import convert
+    from ..model.layerwise import Distillation
     from ..model.trained import load_trained
+    from ..model.tune import tune
 
     if output.exists() and not resume:
         raise InputError(f"-o {output}: exists already; give another name, or --resume to go on")
@@ -157,38 +151,18 @@ def finetune(
     if adversary != "as-trained":
         attacker = replace(attacker, adversary=adversary)
     attacker = replace(attacker, **{k: v for k, v in changes.items() if v is not None})
-    attack, said = chosen_adversary(attacker)
-    chosen = load(data, "train")
-    classes = source.net.classes
-    if len(chosen.classes) != classes:
-        raise InputError(
-            f"{data}: has {len(chosen.classes)} classes, the network of {trained} has {classes};"
-            " give the data set it was trained on"
-        )
-    chosen = chosen.take(spread(len(chosen), min(images or len(chosen), len(chosen))))
-    pixels, labels = torch.from_numpy(chosen.images), torch.from_numpy(chosen.labels)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    net = convert(source.net, seed=seed).to(device)
-    with bar("distilling") as shown:
-        distill_layers(
-            net,
-            pixels,
+    with bar("distilling") as first, bar("fine-tuning") as second:
+        tune(
+            source,
+            data,
             output,
             Distillation(epochs=distill_epochs, batch=batch, seed=seed),
-            progress=lambda done, of, loss: advance(shown, done, of),
-        )
-    with bar("fine-tuning") as shown:
-        run(
-            net,
-            pixels,
-            labels,
-            output,
             recipe,
-            attack=attack,
-            attack_name=said,
-            network=source.recipe.model,
-            progress=lambda done, of, task, error: advance(shown, done, of),
+            attacker=attacker,
+            images=images,
+            device=device,
+            distilled=lambda done, of, loss: advance(first, done, of),
+            tuned=lambda done, of, task, error: advance(second, done, of),
         )
     click.echo(f"{output}/net.pt: {source.recipe.model} tuned for {', '.join(recipe.schemes)}")
 

@@ -1,0 +1,81 @@
+"""From a trained network to a fine-tuned one, as the paper does it: convert, distil, fine-tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..common.errors import InputError
+from .data import load
+from .evaluate import spread
+from .finetune import FineTuning, adversary, finetune
+from .layerwise import Distillation, distill_layers
+from .recipes import Recipe
+from .sinai import convert
+from .trained import Trained
+
+__all__ = ["tune"]
+
+
+def tune(
+    source: Trained,
+    data_spec: str,
+    out: Path,
+    distillation: Distillation,
+    tuning: FineTuning,
+    *,
+    attacker: Recipe,
+    images: int | None = None,
+    device: str = "auto",
+    distilled: Callable[[int, int, float], None] | None = None,
+    tuned: Callable[[int, int, float, float], None] | None = None,
+) -> nn.Module:
+    """Convert the network of `source`, distil its layers and fine-tune it; `out` gets ``net.pt``.
+
+    Parameters
+    ----------
+    data_spec : str
+        Data set as in :func:`sinai.model.data.load`; its training split is used.
+    out : Path
+        Also keeps what an interrupted run goes on from.
+    attacker : Recipe
+        Whose adversary and numbers fine-tuning attacks with.
+    images : int, optional
+        Training images at most, spread evenly.
+    device : {"auto", "cpu", "cuda"}
+    distilled, tuned : callable, optional
+        Progress, as :func:`sinai.model.layerwise.distill_layers` and
+        :func:`sinai.model.finetune.finetune` call it.
+
+    Raises
+    ------
+    InputError
+        If the data have other classes than the network, or a number is out of range.
+    """
+    attack, said = adversary(attacker)
+    chosen = load(data_spec, "train")
+    if len(chosen.classes) != source.net.classes:
+        raise InputError(
+            f"{data_spec}: has {len(chosen.classes)} classes, the network has"
+            f" {source.net.classes}; give the data set it was trained on"
+        )
+    chosen = chosen.take(spread(len(chosen), min(images or len(chosen), len(chosen))))
+    pixels, labels = torch.from_numpy(chosen.images), torch.from_numpy(chosen.labels)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = convert(source.net, seed=tuning.seed).to(device)
+    distill_layers(net, pixels, out, distillation, progress=distilled)
+    return finetune(
+        net,
+        pixels,
+        labels,
+        out,
+        tuning,
+        attack=attack,
+        attack_name=said,
+        network=source.recipe.model,
+        progress=tuned,
+    )
