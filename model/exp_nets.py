@@ -19,12 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import InputError
-from .attacks import Settings, attack
 from .data import Images, load
 from .evaluate import spread
 from .exp_plan import DATASETS, Subject
 from .exp_scales import Scale
-from .finetune import finetune
+from .finetune import adversary, finetune
 from .layerwise import distill_layers
 from .pool import Pool
 from .recipes import Recipe
@@ -206,7 +205,7 @@ class Networks:
         self._distil(net.to(self.device), subject, folder, f"distilling {name}")
         recipe = self.recipe(subject)
         tuning = self.scale.of(self.scale.tuning, subject.network)
-        adversary, said = _adversary(recipe)
+        attacker, said = adversary(recipe)
 
         def show(done: int, of: int, task: float, error: float) -> None:
             self.tell(f"fine-tuning {name}", done, of)
@@ -216,7 +215,7 @@ class Networks:
             *self._learned(subject),
             folder,
             replace(tuning, schemes=subject.tuned, seed=self.seed),
-            attack=adversary,
+            attack=attacker,
             attack_name=said,
             network=recipe.model,
             progress=show,
@@ -248,17 +247,3 @@ class Networks:
             replace(recipe, seed=self.seed),
             progress=lambda done, of, loss: self.tell(what, done, of),
         )
-
-
-def _adversary(recipe: Recipe) -> tuple[Callable[..., Tensor] | None, str]:
-    """What fine-tuning attacks with: PGD by the recipe's numbers, if training was adversarial."""
-    if recipe.adversary == "none":
-        return None, ""
-    settings = Settings(eps=recipe.eps, step=recipe.attack_step, steps=recipe.attack_steps)
-
-    def make(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        seed = int(torch.randint(1 << 31, ()))  # of the step's own draws
-        return attack(net, x, y, "pgd", settings=settings, seed=seed)
-
-    numbers = f"eps {recipe.eps:.4g}, {recipe.attack_steps} steps of {recipe.attack_step:.4g}"
-    return make, f"pgd, {numbers}"
