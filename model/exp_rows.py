@@ -42,8 +42,8 @@ def row_of(point: Point, scale: Scale, remark: str = "") -> dict[str, Any]:
     }
 
 
-def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put two rows behind those of each network and scheme: mean over attacks, and all bounded.
+def summarised(rows: Sequence[dict[str, Any]], wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """Put the `wanted` rows behind those of each network and scheme: `average`, `all bounded`.
 
     The mean is over the attacks that the paper lists. `all bounded` is the minimum, image by image,
     over attacks that stay within eps.
@@ -51,7 +51,11 @@ def summarised(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in _GROUP), []).append(row)
-    return [row for group in groups.values() for row in (*group, *_summary(group))]
+    return [
+        row
+        for group in groups.values()
+        for row in (*group, *(each for each in _summary(group) if each["attack"] in wanted))
+    ]
 
 
 def _summary(group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -144,8 +144,7 @@ def run(
         row["data"] = data[asked.subject.dataset].test.name
         rows.append(row | measuring.point(asked))
         used[nets.name(asked.subject)] = asdict(nets.recipe(asked.subject))
-    if experiment.summary:
-        rows = summarised(rows)
+    rows = summarised(rows, experiment.summary)
     return {
         "schema": 1,
         "experiment": name,

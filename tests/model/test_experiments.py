@@ -318,7 +318,8 @@ def test_summary_is_the_mean_over_listed_attacks_and_the_minimum_over_bounded_on
         row("cw", "C&W", straight_through=[0, 0], as_in_paper=[0, 0], worst=[0, 0]),
         row("cw", "C&W, c = 1", straight_through=[0, 0], as_in_paper=[0, 0], worst=[0, 0]),
     ]
-    mean, bounded = summarised(rows)[4:]
+    mean, bounded = summarised(rows, ("average", "all bounded"))[4:]
+    assert summarised(rows, ()) == rows
     assert mean["straight_through"] == pytest.approx(1 / 3, abs=1e-4)
     assert mean["as_in_paper"] == pytest.approx(2 / 3, abs=1e-4)
     assert (bounded["straight_through"], bounded["as_in_paper"], bounded["worst_case"]) == (0, 1, 0)

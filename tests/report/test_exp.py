@@ -51,7 +51,7 @@ def made_up(name, datasets=("CIFAR-10", "ImageNet"), images=8):
         "seed": 0,
         "device": "cpu",
         "data": {"CIFAR-10": {"spec": "drawn", "name": "drawn/test"}},
-        "rows": summarised(rows) if experiment.summary else rows,
+        "rows": summarised(rows, experiment.summary),
     }
 
 
