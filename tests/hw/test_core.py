@@ -182,11 +182,10 @@ class Refusals:
         self.at = {register.name: register.address for register in registers(machine)}
         self.window = dict(zip(("transfer", "compute"), windows(machine), strict=True))
         small = dict(h_in=1, w_in=1, kernel=1, padding=0, k=8, c_in=4, c_out=8)
-        case = corner(machine, "unstructured:0.5", 0, **small)
-        self.made = made_of(case, machine)
-        self.stream = input_stream(self.made, case.operands)
-        check(core, machine, case)
-        self.output = play(core, self.made, self.stream).output
+        self.case = corner(machine, "unstructured:0.5", 0, **small)
+        self.made = made_of(self.case, machine)
+        self.stream = input_stream(self.made, self.case.operands)
+        self.wanted = self.case.reference()
 
     def __call__(self, queue, words, *, early=0):
         """STATUS as it is when the bound is over, or `early` cycles sooner: error, queue, slot."""
@@ -200,10 +199,12 @@ class Refusals:
         return status >> 8 & 0xFF, status >> 16 & 1, status >> 24
 
     def recovers(self):
-        """After a soft reset the good layer gives what it gave at first."""
+        """After a soft reset the good layer passes."""
         self.core.write(self.at["CONTROL"], RESET)
         played = play(self.core, self.made, self.stream, limit=BOUND)
-        assert played.output == self.output
+        found = read_outputs(self.made, played.output, order=self.case.operands.order)
+        np.testing.assert_array_equal(found.y, self.wanted.y[0])
+        np.testing.assert_array_equal(found.yq, self.wanted.yq[0])
 
 
 @pytest.fixture(scope="module")
