@@ -337,7 +337,9 @@ def _table10() -> Experiment:
         title="Table 10: signs of obfuscated gradients (Athalye et al. 2018), ResNet-18",
         points=tuple(points),
         notes=(
-            "A sign counts as soon as one image shows it; the figures stand beside it.",
+            "Items 1 and 2 count if the difference exceeds its standard error, the square root of"
+            " the number of images that one of the two attacks alone breaks. Items 3 and 4 count"
+            " from one image on, item 5 where twice the eps breaks no more.",
             "Item 3 is PGD with eps = 1. Item 4 draws images within eps at random and counts those"
             " that fool the network where PGD has not. The paper did not run item 4: it argues"
             " from Figure 3.",

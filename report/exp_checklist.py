@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from math import sqrt
+from operator import gt
 from typing import Any
 
 __all__ = ["COLUMNS", "checklist"]
@@ -54,26 +55,35 @@ def _judge(
         yield from [(None, "not run")] * len(_ITEMS)
         return
 
-    def robust(attack: str, gradient: str = gradient) -> float:
-        right = attacks[attack]["shares"][gradient]["right"]
-        return sum(right) / len(right)
+    def right(attack: str, gradient: str = gradient) -> Sequence[float]:
+        return attacks[attack]["shares"][gradient]["right"]
 
-    pgd = robust("PGD-20")
-    fgsm, square, unbounded = robust("FGSM"), robust("Square", "none"), robust("unbounded PGD")
-    yield fgsm < pgd, f"robust under FGSM {_pct(fgsm)}, under PGD-20 {_pct(pgd)}"
-    yield square < pgd, f"robust under Square {_pct(square)}, under PGD-20 {_pct(pgd)}"
-    yield unbounded > 0, f"robust under PGD with eps = 1 {_pct(unbounded)}"
-    left = attacks["PGD-20"]["shares"][gradient]["right"]
-    drawn = attacks["random sampling"]["shares"]["none"]["right"]
-    more = sum(a > b for a, b in zip(left, drawn, strict=True))
-    yield more > 0, f"{more} of {sum(a > 0 for a in left)} images that PGD-20 leaves right"
-    by_eps = sorted(
-        (row["eps"], robust(name)) for name, row in attacks.items() if row["kind"] == "pgd"
-    )
-    rises = any(after > before for (_, before), (_, after) in pairwise(by_eps))
-    shown = ", ".join(f"{_pct(value)} at {255 * eps:.3g}/255" for eps, value in by_eps)
-    yield rises, f"robust {shown}"
+    pgd, fgsm, square = right("PGD-20"), right("FGSM"), right("Square", "none")
+    said = f"under PGD-20 {_pct(pgd)}"
+    yield _better(fgsm, pgd), f"robust under FGSM {_pct(fgsm)}, {said}"
+    yield _better(square, pgd), f"robust under Square {_pct(square)}, {said}"
+    unbounded = right("unbounded PGD")
+    yield any(unbounded), f"robust under PGD with eps = 1 {_pct(unbounded)}"
+    more = sum(map(gt, pgd, right("random sampling", "none")))
+    yield more > 0, f"{more} of {sum(map(bool, pgd))} images that PGD-20 leaves right"
+    by_eps = {
+        round(255 * row["eps"]): right(name)
+        for name, row in sorted(attacks.items(), key=lambda item: item[1]["eps"] or 0)
+        if row["kind"] == "pgd"
+    }
+    flat = any(0 < sum(by_eps[eps]) <= sum(by_eps[2 * eps]) for eps in by_eps if 2 * eps in by_eps)
+    shown = ", ".join(f"{_pct(found)} at {eps}/255" for eps, found in by_eps.items())
+    yield flat, f"robust {shown}"
 
 
-def _pct(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _better(weak: Sequence[float], strong: Sequence[float]) -> bool:
+    """Whether the weaker attack breaks more images, beyond one standard error of the difference.
+
+    That is sqrt(b + c) images, of which b are broken by the one alone and c by the other.
+    """
+    gained, lost = sum(map(gt, strong, weak)), sum(map(gt, weak, strong))
+    return gained - lost > sqrt(gained + lost)
+
+
+def _pct(right: Sequence[float]) -> str:
+    return f"{100 * sum(right) / len(right):.1f} %"

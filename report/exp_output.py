@@ -236,11 +236,11 @@ def _draw(record: Mapping[str, Any], folder: Path) -> None:
     ran = [row for row in rows if row["clean"] is not None]
     if name not in FIGURES or not ran:
         return
-    absent = dict.fromkeys(row["remark"] for row in rows if row["clean"] is None)
+    absent = dict.fromkeys(row["dataset"] for row in rows if row["clean"] is None)
     parts = [
         f"Scale {record['scale']}: {', '.join(dict.fromkeys(row['model'] for row in ran))},"
         f" {ran[0]['images']} images of {ran[0]['data']}.",
-        *(f"{text}." for text in absent),
+        *(f"{dataset} is not given." for dataset in absent),
     ]
     figure = FIGURES[name](rows, " ".join(parts))
     figure.savefig(folder / f"{name}.png", dpi=200)

@@ -114,7 +114,6 @@ def _panels(count: int, caption: str) -> tuple[Figure, Any]:
     figure.get_layout_engine().set(rect=(0, 0.3 / height, 1, 1 - 0.6 / height))
     axes = figure.subplots(count, 2, squeeze=False, sharey=True) if count else []
     for ax in (ax for pair in axes for ax in pair):
-        ax.set_ylim(-3, 103)
         ax.grid(color="0.9", linewidth=0.5)
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
@@ -125,6 +124,9 @@ def _panels(count: int, caption: str) -> tuple[Figure, Any]:
 
 def _legend(figure: Figure, axes: Any) -> Figure:
     if len(axes):
+        tops = [ax.get_ylim()[1] for pair in axes for ax in pair]
+        for ax in (ax for pair in axes for ax in pair):
+            ax.set_ylim(-0.03 * max(tops), max(tops))
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="upper center", ncols=len(labels), fontsize=6.5, frameon=False

@@ -129,12 +129,12 @@ def found(**shares):
 
 
 HONEST = {
-    "fgsm": [1, 1, 0, 0],
-    "square": [1, 1, 1, 0],
-    "random": [1, 1, 1, 1],
-    "unbounded": [0, 0, 0, 0],
-    "pgd4": [1, 1, 0, 0],
-    "pgd8": [1, 0, 0, 0],
+    "fgsm": [1, 1, 1, 1, 0, 0],
+    "square": [1, 1, 1, 1, 1, 0],
+    "random": [1, 1, 1, 1, 1, 1],
+    "unbounded": [0, 0, 0, 0, 0, 0],
+    "pgd4": [1, 1, 1, 1, 0, 0],
+    "pgd8": [1, 1, 1, 0, 0, 0],
 }
 
 
@@ -142,11 +142,13 @@ HONEST = {
     ("changed", "item"),
     [
         ({}, None),
-        ({"fgsm": [0, 0, 0, 0]}, 1),
-        ({"square": [0, 0, 0, 0]}, 2),
-        ({"unbounded": [1, 0, 0, 0]}, 3),
-        ({"random": [0, 1, 1, 1]}, 4),
-        ({"pgd4": [0, 0, 0, 0]}, 5),
+        ({"fgsm": [1, 0, 0, 0, 0, 0]}, 1),
+        ({"fgsm": [1, 1, 0, 0, 0, 0]}, None),  # one image is as likely chance
+        ({"square": [1, 0, 0, 0, 0, 0]}, 2),
+        ({"square": [1, 0, 0, 1, 1, 0]}, None),  # two for PGD alone, two for Square alone
+        ({"unbounded": [1, 0, 0, 0, 0, 0]}, 3),
+        ({"random": [0, 1, 1, 1, 1, 1]}, 4),
+        ({"pgd4": [1, 1, 1, 0, 0, 0]}, 5),
     ],
 )
 def test_each_sign_shows_where_it_should_and_nowhere_else(changed, item):
