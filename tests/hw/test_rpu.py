@@ -431,7 +431,7 @@ def parts(draw, m: Machine, tap: bool | None = None):
     else:
         k = draw(st.integers(1, min(m.rpu.depth, 20)))
     hold = ceil_div(m.rpu.hold, m.columns)
-    return Part(
+    part = Part(
         tap=tap,
         kernel=kernel,
         stride=stride,
@@ -449,6 +449,12 @@ def parts(draw, m: Machine, tap: bool | None = None):
         laziness=draw(st.sampled_from([0, 3, 40])),
         seed=draw(st.integers(0, 99)),
     )
+    # A ring that the p memory has no room for is not for the unit to refuse: the compiler does.
+    beats = ceil_div(k * (kernel**2 if tap else 1), 16 * m.pses)
+    depth = (m.memories.p.capacity_kib << 10) // (8 * m.pses * m.columns)
+    data = Data(m, part)
+    assume(data.p_base + data.room * beats <= depth)
+    return part
 
 
 @pytest.fixture(scope="module")
