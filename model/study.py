@@ -27,7 +27,15 @@ from .rounded import fake_quantised, static_thresholds
 from .sinai import layers_of, set_scheme
 from .switches import Switches
 
-__all__ = ["BASE", "VARIANTS", "Variant", "measure_thresholds", "measure_variant", "unconverted"]
+__all__ = [
+    "BASE",
+    "VARIANTS",
+    "Variant",
+    "find_device",
+    "measure_thresholds",
+    "measure_variant",
+    "unconverted",
+]
 
 #: Images of the fit that set the steps of the activations.
 _CALIBRATION = 256
@@ -77,6 +85,13 @@ VARIANTS = {
 }
 
 
+def find_device(name: str) -> str:
+    """``cpu`` or ``cuda``: what `name`, one of these or ``auto``, means on this computer."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: this computer has none; give auto or cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def unconverted(checkpoint: Checkpoint) -> nn.Module:
     """The network of a checkpoint with plain convolutions, in eval mode."""
     net = checkpoint.floating()
@@ -95,9 +110,12 @@ def measure_variant(
     images: NDArray[np.uint8],
     labels: NDArray[np.integer],
     schemes: Sequence[str],
+    *,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Fit the variant `name` on `fit_images` and run it on `images`, both uint8 (B, 3, H, W).
+    """Fit the variant `name` on `fit_images` and run it on `images`, both uint8 (B, 3, H, W), on a
+    `device` of PyTorch.
 
     Returns
     -------
@@ -120,20 +138,24 @@ def measure_variant(
         checkpoint.manifest.seed,
         forms={name: Switches(**variant.changes)},
         free_steps=variant.free_steps,
+        device=device,
     )
     pixels = torch.from_numpy(fit_images)
-    run.calibrate(pixels[:_CALIBRATION])
-    run.collect(pixels, lambda done, of: report(done, steps))
-    share = len(pixels)
-    run.refit(pixels, lambda done, of: report(share + share * done // of, steps))
-    net, right = run.forms[name], {}
-    for index, scheme in enumerate(schemes):
-        set_scheme(net, scheme)
-        hits = []
-        for start in range(0, len(images), _BATCH):
-            hits.append(_right(net, images[start : start + _BATCH], labels[start : start + _BATCH]))
-            report(2 * share + index * len(images) + start, steps)
-        right[scheme] = np.concatenate(hits).astype(int).tolist()
+    # TensorFloat-32 would keep ten bits of the activations.
+    with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+        run.calibrate(pixels[:_CALIBRATION])
+        run.collect(pixels, lambda done, of: report(done, steps))
+        share = len(pixels)
+        run.refit(pixels, lambda done, of: report(share + share * done // of, steps))
+        net, right = run.forms[name], {}
+        for index, scheme in enumerate(schemes):
+            set_scheme(net, scheme)
+            hits = []
+            for start in range(0, len(images), _BATCH):
+                part = slice(start, start + _BATCH)
+                hits.append(_classes(net, images[part], device) == labels[part])
+                report(2 * share + index * len(images) + start, steps)
+            right[scheme] = np.concatenate(hits).astype(int).tolist()
     return {
         "rows": {layer.name: layer.k for layer in layers_of(net)},
         "unexplained": run.errors[name],
@@ -143,8 +165,8 @@ def measure_variant(
 
 
 @torch.no_grad()
-def _right(net: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.integer]) -> np.ndarray:
-    return net(_real(images)).argmax(1).numpy() == labels
+def _classes(net: nn.Module, images: NDArray[np.uint8], device: str) -> np.ndarray:
+    return net(_real(images).to(device)).argmax(1).cpu().numpy()
 
 
 def _real(images: NDArray[np.uint8]) -> Tensor:

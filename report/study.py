@@ -172,6 +172,7 @@ def measure(
     fit_images: int,
     cells: Path,
     bar: Callable[[str], Any],
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measure a checkpoint; each variant and threshold is kept in the directory `cells` once it is
     done, and taken from there if data, numbers and versions are the same."""
@@ -215,7 +216,7 @@ def measure(
             name: cell(
                 f"{name}-{'-'.join(schemes)}",
                 lambda p, name=name: measure_variant(
-                    checkpoint, name, fitted, *given, schemes, progress=p
+                    checkpoint, name, fitted, *given, schemes, device=device, progress=p
                 ),
             )
             for name in variants
@@ -284,6 +285,14 @@ def _bar(what: str) -> Any:
     show_default=True,
     help="Training images on which every variant's W~ is fitted.",
 )
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where variants are fitted and run; auto takes CUDA where there is one. Thresholds are"
+    " measured on the CPU.",
+)
 @directory(default="build/study")
 @force
 def _command(
@@ -293,6 +302,7 @@ def _command(
     schemes: tuple[str, ...],
     images: int,
     fit_images: int,
+    device: str,
     output: Path,
     force: bool,
 ) -> None:
@@ -305,11 +315,12 @@ def _command(
     need_torch("study")
     from ..model.checkpoint import load
     from ..model.data import load as load_data
-    from ..model.study import VARIANTS
+    from ..model.study import VARIANTS, find_device
 
     for name in variants:
         if name not in VARIANTS:
             raise InputError(f"--variant must be one of {', '.join(VARIANTS)}, not {name!r}")
+    device = find_device(device)
     schemes = tuple(dict.fromkeys(str(Scheme.parse(scheme)) for scheme in schemes))
     loaded = [load(name) for name in checkpoints]
     names = [each.name for each in loaded]
@@ -330,6 +341,7 @@ def _command(
                 fit_images=fit_images,
                 cells=output.absolute().with_name(f".{output.name}.cells"),
                 bar=_bar,
+                device=device,
             )
             for each in loaded
         }
