@@ -2,8 +2,8 @@
 
 Run with `python benchmarks/bench_simulate.py`. Every line is a fresh process, median of three;
 it loads the trace and simulates one image, or one batch of 16, imports not counted in the seconds
-but in the memory. WRN-34-10 masks are synthetic. Machines differ: compare with the targets in order
-of magnitude.
+but in the memory. Masks are those of the bundled trace, synthetic where it has too few images.
+Machines differ: compare with the targets in order of magnitude.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sinai.traces import bundled
+from sinai.traces import bundled, load
 from sinai.traces.synth import synthesise
 
 CHILD = """
@@ -45,12 +45,13 @@ RUNS = [
 
 
 def main() -> None:
-    print(f"{'network':10} {'scheme':17} {'batch':>5} {'CPU s':>7} {'target':>7} {'GiB':>6}"
-          f" {'target':>7} {'cycles/CPU-s':>13} {'target':>8}")  # fmt: skip
+    print(f"{'network':10} {'scheme':17} {'masks':9} {'batch':>5} {'CPU s':>7} {'target':>7}"
+          f" {'GiB':>6} {'target':>7} {'cycles/CPU-s':>13} {'target':>8}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for network, scheme, machine, batch, seconds, gib, speed in RUNS:
             path = bundled().get(f"{network}-{scheme.replace(':', '-')}")
-            if path is None:
+            real = path is not None and load(path).images >= batch
+            if not real:
                 path = Path(folder) / f"{network}-{machine}-{batch}.npz"
                 synthesise(network, scheme, batch).save(path)
             samples = [
@@ -66,7 +67,8 @@ def main() -> None:
             ]
             cpu, peak, cycles = (statistics.median(column) for column in zip(*samples, strict=True))
             print(
-                f"{network:10} {scheme:17} {batch:5} {cpu:7.3f} {seconds or '':7} {peak:6.2f}"
+                f"{network:10} {scheme:17} {'real' if real else 'synthetic':9} {batch:5}"
+                f" {cpu:7.3f} {seconds or '':7} {peak:6.2f}"
                 f" {gib or '':7} {cycles / cpu:13.3g} {f'{speed:.0e}' if speed else '':>8}"
             )
 
