@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from .commands import commands
 from .errors import InputError
 from .integer import IntegerLayer, LayerRun, run_layer
 from .layer import Layer
@@ -150,7 +151,8 @@ def random_spec(rng: np.random.Generator, layer: Layer) -> IntegerLayer:
 def random_case(seed: int, machine: Machine) -> Case:
     """Return case `seed` of `machine`: equal arguments give equal cases.
 
-    A layer that the machine refuses, for want of memory, is drawn again.
+    A layer that the machine refuses, for want of memory, is drawn again; masks that do not fit are
+    selected instead of loaded.
 
     Raises
     ------
@@ -182,6 +184,8 @@ def random_case(seed: int, machine: Machine) -> Case:
     if scheme.kind == "unstructured" and rng.integers(0, 3) == 0:
         share = rng.choice([0, 0.02, 0.2, 0.8, 1])
         mask = rng.random((layer.pixels, layer.c_out)) < share
+        if not _fits(layer, machine, scheme, spec):
+            mask = None
     return Case(operands_of(rng, spec, machine, mask), scheme, theta, seed, refused)
 
 
@@ -202,9 +206,15 @@ def companions(case: Case, machine: Machine, images: int) -> tuple[Case, ...]:
     return tuple(made)
 
 
-def _fits(layer: Layer, machine: Machine, scheme: Scheme) -> bool:
+def _fits(
+    layer: Layer, machine: Machine, scheme: Scheme, injected: IntegerLayer | None = None
+) -> bool:
+    """Whether the machine has room for a layer, and for its masks if those of `injected` numbers
+    are loaded."""
     try:
-        compile_layer(layer, machine, scheme)
+        program = compile_layer(layer, machine, scheme)
+        if injected:
+            commands(program, injected, inject=True)
     except InputError:
         return False
     return True
@@ -316,6 +326,8 @@ def simpler(case: Case, machine: Machine) -> Iterator[Case]:
         spec = random_spec(rng, layer)
         mask = None
         if case.operands.mask is not None:
+            if not _fits(layer, machine, case.scheme, spec):
+                continue
             mask = rng.random((layer.pixels, layer.c_out)) < case.operands.mask.mean()
         yield replace(case, operands=operands_of(rng, spec, machine, mask))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sinai.common.cases import random_case, random_machine, simpler, simplified
+from sinai.common.commands import commands
 from sinai.common.errors import InputError
 from sinai.common.machine import PRESETS, override
 from sinai.common.program import compile_layer
@@ -95,3 +96,18 @@ def test_random_machines_follow_from_their_number():
     assert {m.window for _, _, m in machines if m.unstructured} == {1, 2, 4, 8, 16}
     assert {m.columns for _, _, m in machines if not m.unstructured} == {1, 2, 4, 8}
     assert {m.dma.bytes_per_cycle for _, _, m in machines} == {1, 2, 4, 8, 16, 32, 64}
+
+
+def test_masks_that_the_memory_does_not_hold_are_not_loaded():
+    """Injected masks need room for all of a layer's, more than selected ones; a case says neither
+    too little nor what no machine takes."""
+    machine = override(U, ["lanes=8", "window=1", "memories.masks.capacity_kib=6"])
+    loaded = []
+    for seed in range(29_000_000, 29_000_040):
+        case = random_case(seed, machine)
+        for one in (case, *simpler(case, machine)):
+            inject = one.operands.mask is not None
+            program = compile_layer(one.layer, machine, one.scheme)
+            commands(program, one.operands.spec, theta=one.theta, inject=inject)
+            loaded.append(inject)
+    assert 0.05 < sum(loaded) / len(loaded) < 0.5
