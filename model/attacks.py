@@ -94,12 +94,15 @@ class Attack:
         Views that it is crafted on; empty if it needs no gradient.
     bounded : bool
         Whether its images stay within eps.
+    needs_layers : bool
+        Whether the network must have SINAI layers.
     """
 
     run: Callable[[nn.Module, Tensor, Tensor, Settings, int], Tensor]
     meaning: str
     gradients: tuple[str, ...] = ("straight-through", "as-in-paper")
     bounded: bool = True
+    needs_layers: bool = False
 
 
 def attack(
@@ -353,7 +356,9 @@ ATTACKS = {
     "cw": Attack(_cw, "Carlini and Wagner in L2; not bounded by eps", bounded=False),
     "autoattack": Attack(_autoattack, "APGD-CE, APGD-T, FAB-T and Square"),
     "eot": Attack(_eot, "PGD on the mean loss over draws"),
-    "adaptive": Attack(_adaptive, "PGD that also drives noise from the exact outputs"),
+    "adaptive": Attack(
+        _adaptive, "PGD that also drives noise from the exact outputs", needs_layers=True
+    ),
     "unbounded": Attack(_unbounded, "PGD with eps = 1; must reach 0", bounded=False),
     "bpda": Attack(_pgd, "PGD with the gradient of the exact outputs", ("dense-path",)),
     "transfer": Attack(_pgd, "PGD crafted on the dense network", ("dense",)),

@@ -27,6 +27,7 @@ from .chain import chain
 from .checkpoint import Checkpoint, pack
 from .closed_form import NOISE, POSITIONS, ClosedForm, kept_images
 from .data import Images, load
+from .device import pick
 from .evaluate import spread
 from .quantise import quantise
 from .trained import load_trained
@@ -143,8 +144,7 @@ def distill_net(
     """Distil a trained network in memory; see :func:`distill`. `state`, if given, is replaced at
     most every `save_every_s` seconds."""
     chain(net)  # refuses what has no integers
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick(device)
     count = min(images, len(data))
     chosen = np.sort(np.random.default_rng((seed, 1)).permutation(len(data))[:count])
     pixels = torch.from_numpy(data.images[chosen])

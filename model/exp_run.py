@@ -23,6 +23,7 @@ from torch import nn
 from ..common.errors import InputError
 from .attacks import ATTACKS, Settings
 from .baselines import randomised
+from .device import pick
 from .exp_nets import Networks, Source
 from .exp_plan import EXPERIMENTS, Experiment, Point
 from .exp_rows import mean, row_of, summarised
@@ -118,8 +119,7 @@ def run(
     size, say = SCALES[scale], say or (lambda line: None)
     if images is not None and images < 1:
         raise InputError(f"--limit must be at least 1, not {images}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick(device)
     experiment = plan(EXPERIMENTS[name], size, each=each)
     count = images or size.images
     sets = {point.subject.dataset: data.get(point.subject.dataset) for point in experiment.points}

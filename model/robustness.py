@@ -35,6 +35,7 @@ from ..common.scheme import Scheme
 from .attacks import ATTACKS, Settings, attack, remarks
 from .baselines import randomised
 from .data import Images
+from .device import pick
 from .evaluate import spread
 from .gradients import NoiseDistance
 from .libraries import LIBRARIES, autoattack, foolbox
@@ -150,8 +151,7 @@ def measure(
     if seed < 0:
         raise InputError(f"seed must be at least 0, not {seed}")
     _check(net, cells)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick(device)
     net = net.eval().to(device)
     draws = draws if randomised(net) else 1
     chosen = data.take(spread(len(data), count))
@@ -349,7 +349,7 @@ def _check(net: nn.Module, cells: Sequence[Cell]) -> None:
                 f"network: {type(net).__name__} has no SINAI layer, so scheme must be dense, not"
                 f" {cell.scheme!r}; convert it first"
             )
-        if cell.attack == "adaptive":
+        if ATTACKS[cell.attack].needs_layers:
             NoiseDistance(net)
 
 

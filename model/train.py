@@ -27,6 +27,7 @@ from . import nets
 from .adversary import perturb
 from .baselines import defend, penalty
 from .data import Images
+from .device import pick
 from .evaluate import spread
 from .recipes import Recipe
 from .weights import write
@@ -59,8 +60,7 @@ def train(
     InputError
         If `out` holds the state of another recipe, or there are fewer images than a batch has.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick(device)
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     torch.manual_seed(recipe.seed)

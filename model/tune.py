@@ -10,6 +10,7 @@ from torch import nn
 
 from ..common.errors import InputError
 from .data import load
+from .device import pick
 from .evaluate import spread
 from .finetune import FineTuning, adversary, finetune
 from .layerwise import Distillation, distill_layers
@@ -64,8 +65,7 @@ def tune(
         )
     chosen = chosen.take(spread(len(chosen), min(images or len(chosen), len(chosen))))
     pixels, labels = torch.from_numpy(chosen.images), torch.from_numpy(chosen.labels)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick(device)
     net = convert(source.net, seed=tuning.seed).to(device)
     distill_layers(net, pixels, out, distillation, progress=distilled)
     return finetune(

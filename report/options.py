@@ -24,6 +24,7 @@ __all__ = [
     "batch_option",
     "command_line",
     "data_option",
+    "device_option",
     "directory",
     "file",
     "force",
@@ -32,6 +33,7 @@ __all__ = [
     "need_torch",
     "print_json",
     "projection_option",
+    "resume_option",
     "trace_argument",
     "trace_path",
 ]
@@ -93,6 +95,16 @@ data_option = click.option(
     help="Data set: cifar10:DIR or cifar100:DIR (the authors' Python batches), fashion-mnist:DIR"
     " (idx files, plain or .gz), imagefolder:DIR with DIR/train/CLASS/IMAGE and"
     " DIR/test/CLASS/IMAGE, or npz:FILE.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto takes CUDA where there is one.",
+)
+resume_option = click.option(
+    "--resume", is_flag=True, help="Go on with an interrupted run in the same directory."
 )
 projection_option = click.option(
     "--projection",

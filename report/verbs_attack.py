@@ -13,6 +13,7 @@ from .options import (
     as_json,
     command_line,
     data_option,
+    device_option,
     directory,
     force,
     need_torch,
@@ -92,13 +93,7 @@ def _number(option: str, default: int, text: str) -> Any:
 @projection_option
 @_number("--batch", 50, "Images at a time. What is done is kept batch by batch.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all draws.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto takes CUDA where there is one.",
-)
+@device_option
 @directory()
 @force
 @as_json
@@ -121,7 +116,7 @@ def attack(
     """Attack a network under noise schemes and measure its robust accuracy.
 
     CHECKPOINT is a directory, the name of a bundled checkpoint, the net.pt of `sinai finetune`, or
-    a directory of `sinai train`, which has no noise but that of a defence: --scheme dense.
+    a directory of `sinai train`, which has no noise but that of a defence, and runs dense alone.
     Every attack by gradient runs twice: with straight-through gradients, and as in the paper, with
     the zero gradient of rounding. The worst case is the minimum over both, and in the last row over
     all bounded attacks, image by image: believe that one. cw and unbounded may leave the bound and
@@ -141,16 +136,20 @@ def attack(
     from ..model.attacks import ATTACKS, Settings
     from ..model.data import load
     from ..model.robustness import measure, plan, write
+    from ..model.sinai import layers_of
 
-    names = tuple(ATTACKS) if "all" in attacks else attacks or _ATTACKS
-    cells = plan(schemes or _SCHEMES, names)
+    net, described, classes = _network(checkpoint, projection, pool)
+    noisy = any(True for _ in layers_of(net))
+    if not attacks or "all" in attacks:
+        every = ATTACKS if attacks else _ATTACKS
+        attacks = tuple(name for name in every if noisy or not ATTACKS[name].needs_layers)
+    cells = plan(schemes or (_SCHEMES if noisy else ("dense",)), attacks)
     settings = Settings(**numbers)
     journal = output.absolute().with_name(f".{output.name}.attack")
     with (
         fresh_directory(output, marker="robustness.json", force=force) as aside,
         bar("attacking", "batch") as shown,
     ):
-        net, described, classes = _network(checkpoint, projection, pool)
         test = load(data, "test")
         _check_classes(checkpoint, test.classes, classes)
 

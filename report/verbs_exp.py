@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ..common.errors import InputError
-from .options import as_json, command_line, force, need_torch, print_json
+from .options import (
+    as_json,
+    command_line,
+    device_option,
+    force,
+    need_torch,
+    print_json,
+)
 from .output import fresh_directory
 
 if TYPE_CHECKING:
@@ -60,13 +67,7 @@ _NAMES = (*(f"table{number}" for number in range(1, 13)), "fig3", "fig4", "maski
     help="Fine-tune one network for each noise scheme, or one for all.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all draws.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto takes CUDA where there is one.",
-)
+@device_option
 @click.option(
     "--work",
     metavar="DIR",

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from ..common.errors import InputError
-from .options import Ratio, data_option, directory, need_torch
+from .options import (
+    Ratio,
+    data_option,
+    device_option,
+    directory,
+    need_torch,
+    resume_option,
+)
 from .progress import advance, bar
 
 __all__ = ["VERBS"]
@@ -86,15 +93,9 @@ _SCHEMES = ("unstructured:0.9", "structured:7:8")
     show_default=True,
     help="Of P, the order of the images and the attack.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto takes CUDA where there is one.",
-)
+@device_option
 @directory()
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run in the same directory.")
+@resume_option
 def finetune(
     trained: Path,
     data: str,

@@ -13,11 +13,13 @@ from .options import (
     Ratio,
     as_json,
     data_option,
+    device_option,
     directory,
     force,
     need_torch,
     print_json,
     projection_option,
+    resume_option,
 )
 from .output import fresh_directory
 from .progress import advance, bar
@@ -90,15 +92,9 @@ _RECIPES = ("clean", "fast", "rice", "imagenet")
     type=click.IntRange(0),
     help="Of the weights, the order of the images, the augmentation and the adversary.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto takes CUDA where there is one.",
-)
+@device_option
 @directory()
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run in the same directory.")
+@resume_option
 def train(
     recipe: str,
     data: str,
@@ -169,13 +165,7 @@ def train(
     " files take less than half.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of P and of the sample of images.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto takes CUDA where there is one.",
-)
+@device_option
 @directory()
 @force
 def distill(

@@ -57,10 +57,15 @@ def test_a_tuned_network_is_attacked(trained, data, tmp_path, capsys):
 
 
 def test_a_trained_network_is_attacked(trained, data, tmp_path):
-    command = ["attack", str(trained), "--data", data, "--attack", "fgsm", "--images", "4"]
-    assert main([*command, "--scheme", "dense", "-o", str(tmp_path / "robust")]) == 0
+    """By default under dense alone, by the attacks that need no noise."""
+    command = ["attack", str(trained), "--data", data, "--images", "4", "--steps", "1"]
+    assert main([*command, "--queries", "2", "-o", str(tmp_path / "robust")]) == 0
     record = json.loads((tmp_path / "robust" / "robustness.json").read_text())
     assert record["made"]["recipe"]["adversary"] == "fgsm"
+    assert {row["scheme"] for row in record["rows"]} == {"dense"}
+    names = {row["attack"] for row in record["rows"]}
+    assert {"fgsm", "pgd", "square"} <= names
+    assert "adaptive" not in names
 
 
 @pytest.mark.parametrize(
