@@ -9,6 +9,12 @@ import torch
 from sinai.model import data, distill, nets
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Weights and draws of a test do not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def images():
     """Ninety-six smooth random images of three classes, as a training split."""

@@ -184,7 +184,6 @@ def test_eot_calls_the_network_for_every_draw(net, batch):
 
 def test_autoattack_averages_the_draws_of_a_randomised_network(batch):
     x, y = batch
-    torch.manual_seed(0)  # of the weights, and of the draw that gives the labels
     net = defend(nets.build("tiny", 3), "rpf", seed=0).eval()
     y = torch.full_like(y, int(net(x[:1]).argmax()))
     noise, passes = net.stem.parametrizations.weight[0], []
