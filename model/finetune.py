@@ -7,11 +7,14 @@ straight through, and the mask is a constant. Batch-norms keep their statistics.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from platform import python_version
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +36,9 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 _CHOICES = {
     "forward": ("mixed", "accurate"),
-    "reduction": ("mean", "sum", "element"),
+    "reduction": ("element", "mean", "sum"),
     "optimizer": ("sgd", "adamw"),
+    "schedule": ("constant", "cosine"),
 }
 
 
@@ -51,12 +55,15 @@ class FineTuning:
         Passes over the images (paper: 1, and 10 on ImageNet), and images a step.
     optimizer, lr, momentum, weight_decay
         ``sgd`` or ``adamw``, and their numbers. The paper gives none; assumed.
+    schedule : {"constant", "cosine"}
+        Learning rate: `lr` throughout, or falling from it to zero along half a cosine.
     mse_weight : float
         Weight of L_MSE; 0.1 in the paper.
-    reduction : {"mean", "sum", "element"}
-        L_MSE of a layer, added up over layers: |z - z~|^2 over channels, mean over batch and
-        positions; mean over the batch alone, as Eq. 1 is written, which drowns the task's loss in
-        convolutions; or mean over everything.
+    reduction : {"element", "mean", "sum"}
+        L_MSE of a layer, added up over layers: mean of (z - z~)^2 over everything; |z - z~|^2 over
+        channels, mean over batch and positions; or mean over the batch alone, as Eq. 1 is written.
+        The last two drown the task's loss: on ResNet-18 "mean" is 655 beside a cross-entropy of
+        1.1, and a network so tuned is right on 19 % of test images (from 79 %).
     forward : {"mixed", "accurate"}
         What the loss of the task sees: z' of every layer, or z (Algorithm 1, line 4).
     seed : int
@@ -68,10 +75,11 @@ class FineTuning:
     batch: int = 128
     optimizer: str = "sgd"
     lr: float = 0.01
+    schedule: str = "constant"
     momentum: float = 0.9
     weight_decay: float = 0.0
     mse_weight: float = 0.1
-    reduction: str = "mean"
+    reduction: str = "element"
     forward: str = "mixed"
     seed: int = 0
 
@@ -103,6 +111,7 @@ def finetune(
     attack: Attack | None = None,
     attack_name: str = "",
     network: str = "",
+    training: dict[str, Any] | None = None,
     progress: Callable[[int, int, float, float], None] | None = None,
     save_every_s: float = 60.0,
 ) -> nn.Module:
@@ -120,6 +129,8 @@ def finetune(
         are used. `attack_name` goes to the record.
     network : str
         Name in :data:`sinai.model.nets.MODELS`, for ``net.pt``.
+    training : dict, optional
+        Record of the training before, which that of ``net.pt`` begins with.
     progress : callable, optional
         Called as ``progress(step, steps, loss of the task, L_MSE)``.
 
@@ -162,6 +173,8 @@ def finetune(
             if attack is not None:
                 x = attack(net, x, y).detach()
             task, error = _losses(net, x, y, recipe)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * _rate(step / steps, recipe)
         optimizer.zero_grad(set_to_none=True)
         (task + recipe.mse_weight * error).backward()
         optimizer.step()
@@ -172,7 +185,11 @@ def finetune(
         if progress is not None:
             progress(step + 1, steps, task.item(), error.item())
     set_scheme(net, "dense")
-    record = {"finetuning": json.loads(text), "one_net": len(recipe.schemes) > 1}
+    record = dict(training or {}) | {
+        "finetuning": json.loads(text)
+        | {"device": _named(device), "torch": torch.__version__, "python": python_version()},
+        "one_net": len(recipe.schemes) > 1,
+    }
     save_converted(net, out / "net.pt", network=network, record=record)
     return net
 
@@ -201,6 +218,10 @@ def mse(z: Tensor, noise: Tensor, layer: SinaiLayer, reduction: str) -> Tensor:
     return error.sum() / (samples if reduction == "sum" else error.numel() // layer.c_out)
 
 
+def _named(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _losses(net: nn.Module, x: Tensor, y: Tensor, recipe: FineTuning) -> tuple[Tensor, Tensor]:
     errors: list[Tensor] = []
 
@@ -211,6 +232,11 @@ def _losses(net: nn.Module, x: Tensor, y: Tensor, recipe: FineTuning) -> tuple[T
     with observed(net, see), accurate:
         task = F.cross_entropy(net(x), y)
     return task, torch.stack(errors).sum()
+
+
+def _rate(done: float, recipe: FineTuning) -> float:
+    """Learning rate as a share of its first, after the share `done` of the steps."""
+    return 1.0 if recipe.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _optimizer(net: nn.Module, recipe: FineTuning) -> torch.optim.Optimizer:

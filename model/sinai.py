@@ -31,6 +31,7 @@ __all__ = [
     "select",
     "set_scheme",
     "survey",
+    "unconvert",
 ]
 
 #: Names with ``*`` and ``?``, ``:first`` or ``:last``; or ``choose(name, module) -> bool``.
@@ -138,6 +139,27 @@ def convert(
         for name in places[id(old)]:
             module.set_submodule(name, layer)
     return set_scheme(module, scheme)
+
+
+def unconvert(module: nn.Module) -> nn.Module:
+    """Put a Conv2d or Linear with the exact weights back in place of every SINAI layer, in place,
+    and return `module`: the network whose outputs scheme ``dense`` gives.
+
+    Batch-norms that were folded stay so. Parameters stay the same objects.
+    """
+    for layer in list(layers_of(module)):
+        size = layer.c_in, layer.c_out
+        if isinstance(layer, SinaiConv2d):
+            plain: nn.Module = nn.Conv2d(*size, layer.kernel, layer.stride, layer.padding)
+        else:
+            plain = nn.Linear(*size)
+        plain.weight, plain.bias = layer.weight, layer.bias
+        plain.train(layer.training)
+        for name in _places(module)[id(layer)]:
+            if not name:
+                return plain
+            module.set_submodule(name, plain)
+    return module
 
 
 def survey(

@@ -1,7 +1,8 @@
-"""Networks that `sinai train` left in a folder, read back."""
+"""Networks that `sinai train` or `sinai finetune` left in a folder, or that a checkpoint holds."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from torch import nn
 
 from ..common.errors import InputError
 from .baselines import defend
+from .checkpoint import bundled, load
 from .nets import build
 from .recipes import Recipe
+from .sinai import unconvert
+from .weights import load_converted
 
 __all__ = ["Trained", "load_trained"]
 
@@ -24,15 +28,18 @@ class Trained:
     """A trained network in eval mode on the CPU, with what made it.
 
     `record` is that of ``record.json``, or the recipe and the step if training has not ended.
+    `noisy` is the same network with noise weights, if there are any.
     """
 
     net: nn.Module
     recipe: Recipe
     record: dict[str, Any]
+    noisy: nn.Module | None = None
 
 
 def load_trained(path: str | os.PathLike[str]) -> Trained:
-    """Read the folder of a training, or the ``state.pt`` in it; code in the file is never run.
+    """Read a folder of `sinai train` or `sinai finetune`, their ``state.pt`` or ``net.pt``, or a
+    checkpoint; code in a file is never run.
 
     Raises
     ------
@@ -40,12 +47,40 @@ def load_trained(path: str | os.PathLike[str]) -> Trained:
         If a file is missing or damaged.
     """
     path = Path(path)
-    file = path / "state.pt" if path.is_dir() else path
+    if (path / "net.pt").is_file() or path.name == "net.pt":
+        return _tuned(path / "net.pt" if path.is_dir() else path)
+    if (path / "checkpoint.json").is_file() or (not path.exists() and str(path) in bundled()):
+        training = (loaded := load(path)).manifest.training
+        net = unconvert(loaded.floating())
+        return Trained(net, _recipe(training, path), training, loaded.floating())
+    return _trained(path / "state.pt" if path.is_dir() else path)
+
+
+def _tuned(file: Path) -> Trained:
+    net, about = load_converted(file)
+    record = about["record"] if isinstance(about["record"], dict) else {}
+    return Trained(unconvert(copy.deepcopy(net)), _recipe(record, file), record, net)
+
+
+def _recipe(record: dict[str, Any], path: Path) -> Recipe:
+    try:
+        return _made(record["recipe"])
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path}: does not say how its network was trained; tune one that `sinai train` made"
+        ) from None
+
+
+def _made(told: dict[str, Any]) -> Recipe:
+    listed = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+    return Recipe(**told | listed)
+
+
+def _trained(file: Path) -> Trained:
     try:
         state = torch.load(file, weights_only=True, map_location="cpu")
         told, weights = json.loads(state["recipe"]), state["net"]
-        listed = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-        recipe = Recipe(**told | listed)
+        recipe = _made(told)
         net = build(recipe.model, len(weights["classifier.bias"]))
         net = defend(net, recipe.defence, seed=recipe.seed)
         net.load_state_dict(weights)

@@ -25,11 +25,12 @@ def tune(
     source: Trained,
     data_spec: str,
     out: Path,
-    distillation: Distillation,
+    distillation: Distillation | None,
     tuning: FineTuning,
     *,
     attacker: Recipe,
     images: int | None = None,
+    batch_norm: str = "fold",
     device: str = "auto",
     distilled: Callable[[int, int, float], None] | None = None,
     tuned: Callable[[int, int, float, float], None] | None = None,
@@ -40,12 +41,17 @@ def tune(
     ----------
     data_spec : str
         Data set as in :func:`sinai.model.data.load`; its training split is used.
+    distillation : Distillation, optional
+        None keeps the noise weights, and the folding, of a `source` that has some.
     out : Path
         Also keeps what an interrupted run goes on from.
     attacker : Recipe
         Whose adversary and numbers fine-tuning attacks with.
     images : int, optional
         Training images at most, spread evenly.
+    batch_norm : {"fold", "keep"}
+        As in :class:`sinai.model.switches.Switches`. Folded, the essential neurons are chosen as
+        the accelerator chooses them.
     device : {"auto", "cpu", "cuda"}
     distilled, tuned : callable, optional
         Progress, as :func:`sinai.model.layerwise.distill_layers` and
@@ -54,7 +60,8 @@ def tune(
     Raises
     ------
     InputError
-        If the data have other classes than the network, or a number is out of range.
+        If the data have other classes than the network, a number is out of range, or there are no
+        noise weights to keep.
     """
     attack, said = adversary(attacker)
     chosen = load(data_spec, "train")
@@ -66,8 +73,16 @@ def tune(
     chosen = chosen.take(spread(len(chosen), min(images or len(chosen), len(chosen))))
     pixels, labels = torch.from_numpy(chosen.images), torch.from_numpy(chosen.labels)
     device = pick(device)
-    net = convert(source.net, seed=tuning.seed).to(device)
-    distill_layers(net, pixels, out, distillation, progress=distilled)
+    if distillation is None:
+        if source.noisy is None:
+            raise InputError(
+                "network: has no noise weights yet; distil it for at least one epoch, or give a"
+                " checkpoint"
+            )
+        net = source.noisy.to(device)
+    else:
+        net = convert(source.net, seed=tuning.seed, batch_norm=batch_norm).to(device)
+        distill_layers(net, pixels, out, distillation, progress=distilled)
     return finetune(
         net,
         pixels,
@@ -77,5 +92,6 @@ def tune(
         attack=attack,
         attack_name=said,
         network=source.recipe.model,
+        training=source.record,
         progress=tuned,
     )

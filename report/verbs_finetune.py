@@ -24,7 +24,7 @@ _SCHEMES = ("unstructured:0.9", "structured:7:8")
 
 
 @click.command()
-@click.argument("trained", metavar="TRAINED", type=click.Path(path_type=Path))
+@click.argument("trained", metavar="TRAINED")
 @data_option
 @click.option(
     "--images",
@@ -40,10 +40,11 @@ _SCHEMES = ("unstructured:0.9", "structured:7:8")
 )
 @click.option(
     "--distill-epochs",
-    type=click.IntRange(1),
+    type=click.IntRange(0),
     default=50,
     show_default=True,
-    help="Epochs in which every layer learns its 4-bit weights alone (Eq. 1 of the paper).",
+    help="Epochs in which every layer learns its 4-bit weights alone (Eq. 1 of the paper); 0 keeps"
+    " those of a checkpoint or an earlier fine-tuning.",
 )
 @click.option(
     "--epochs",
@@ -56,11 +57,25 @@ _SCHEMES = ("unstructured:0.9", "structured:7:8")
     "--batch", type=click.IntRange(1), default=128, show_default=True, help="Images a step."
 )
 @click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "adamw"]),
+    default="sgd",
+    show_default=True,
+    help="Of fine-tuning; assumed, the paper names none.",
+)
+@click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
     default=0.01,
     show_default=True,
-    help="Learning rate of fine-tuning; assumed, the paper gives none.",
+    help="Learning rate of fine-tuning; likewise.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["constant", "cosine"]),
+    default="constant",
+    show_default=True,
+    help="Whether the rate stays, or falls to zero along half a cosine.",
 )
 @click.option(
     "--mse-weight",
@@ -70,11 +85,27 @@ _SCHEMES = ("unstructured:0.9", "structured:7:8")
     help="Weight of the distance of noise from exact outputs.",
 )
 @click.option(
+    "--reduction",
+    type=click.Choice(["element", "mean", "sum"]),
+    default="element",
+    show_default=True,
+    help="How that distance is averaged in a layer: over everything; over images and positions, as"
+    " the norm of Eq. 1 asks; over images. The last two drown the loss of the task.",
+)
+@click.option(
     "--forward",
     type=click.Choice(["mixed", "accurate"]),
     default="mixed",
     show_default=True,
     help="What the loss of the task sees: outputs with noise, or without.",
+)
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["fold", "keep"]),
+    default="fold",
+    show_default=True,
+    help="Fold batch-norms into the convolutions first, as the accelerator has them, or let noise"
+    " pass through them.",
 )
 @click.option(
     "--adversary",
@@ -97,16 +128,20 @@ _SCHEMES = ("unstructured:0.9", "structured:7:8")
 @directory()
 @resume_option
 def finetune(
-    trained: Path,
+    trained: str,
     data: str,
     images: int | None,
     schemes: tuple[str, ...],
     distill_epochs: int,
     epochs: int,
     batch: int,
+    optimizer: str,
     lr: float,
+    schedule: str,
     mse_weight: float,
+    reduction: str,
     forward: str,
+    batch_norm: str,
     adversary: str,
     seed: int,
     device: str,
@@ -116,14 +151,15 @@ def finetune(
 ) -> None:
     """Convert a trained network, distil its 4-bit weights and fine-tune it, as the paper does.
 
-    TRAINED is the directory that `sinai train` wrote, of any network. DIR gets net.pt, which
-    `sinai attack` takes, and what an interrupted run goes on from with --resume. For the
-    accelerator's integers use `sinai distill`.
+    TRAINED is a directory that `sinai train` or `sinai finetune` wrote, of any network, or a
+    checkpoint. DIR gets net.pt, which `sinai attack` takes, and what an interrupted run goes on
+    from with --resume. `sinai distill DIR` makes a checkpoint in the accelerator's integers of it.
 
     \b
     Examples:
       sinai finetune trained --data imagefolder:cifar10 -o tuned
       sinai finetune robust --data imagefolder:cifar10 --scheme structured:7:8 --epochs 2 -o tuned
+      sinai finetune resnet18-cifar10jpeg --data imagefolder:cifar10 --distill-epochs 0 -o tuned
       sinai attack tuned/net.pt --data imagefolder:cifar10 -o attacked
     """
     need_torch("finetune")
@@ -142,8 +178,11 @@ def finetune(
         schemes=schemes or _SCHEMES,
         epochs=epochs,
         batch=batch,
+        optimizer=optimizer,
         lr=lr,
+        schedule=schedule,
         mse_weight=mse_weight,
+        reduction=reduction,
         forward=forward,
         seed=seed,
     )
@@ -157,10 +196,11 @@ def finetune(
             source,
             data,
             output,
-            Distillation(epochs=distill_epochs, batch=batch, seed=seed),
+            Distillation(epochs=distill_epochs, batch=batch, seed=seed) if distill_epochs else None,
             recipe,
             attacker=attacker,
             images=images,
+            batch_norm=batch_norm,
             device=device,
             distilled=lambda done, of, loss: advance(first, done, of),
             tuned=lambda done, of, task, error: advance(second, done, of),

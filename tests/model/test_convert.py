@@ -8,7 +8,15 @@ from torch import nn
 
 from sinai.common.errors import InputError
 from sinai.model import nets
-from sinai.model.sinai import SinaiConv2d, SinaiLinear, convert, layers_of, set_scheme, survey
+from sinai.model.sinai import (
+    SinaiConv2d,
+    SinaiLinear,
+    convert,
+    layers_of,
+    set_scheme,
+    survey,
+    unconvert,
+)
 from sinai.traces import networks
 
 TINY = [name for name in nets.MODELS if name.startswith("tiny")]
@@ -35,6 +43,16 @@ def test_dense_is_the_original_bit_for_bit(name):
         assert torch.equal(made(x), expected)
         assert not torch.allclose(set_scheme(made, "structured:7:8")(x), expected, atol=1e-3)
         assert torch.equal(set_scheme(made, "dense")(x), expected)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_unconverted_is_the_original_bit_for_bit(name):
+    net, x = shaken(name), torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = net(x)
+        made = unconvert(convert(net, "structured:7:8", linear=True))
+        assert not list(layers_of(made))
+        assert torch.equal(made(x), expected)
 
 
 @pytest.mark.parametrize("name", TINY)

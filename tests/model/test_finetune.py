@@ -1,6 +1,7 @@
 """Algorithm 1 step by step by hand, resumption, and files of weights."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,11 +46,30 @@ def test_one_step_by_hand(pixels, labels, tmp_path):
     z, noise = by_hand[0].exact(x), by_hand[0].approximate(x)
     mixed = torch.where(by_hand[0].mask(noise), z, noise)
     loss = F.cross_entropy(by_hand[2](mixed.flatten(1)), y)
-    loss = loss + 0.1 * (z - noise).square().sum(1).mean()
+    loss = loss + 0.1 * (z - noise).square().mean()
     loss.backward()
     for a, b in zip(net.parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(a, b - 0.05 * b.grad, atol=1e-6)
         assert b.grad.abs().sum() > 0
+
+
+def test_the_rate_falls_along_half_a_cosine(pixels, labels, tmp_path):
+    """Two steps without momentum: the second is half as long as at a constant rate."""
+    torch.manual_seed(0)
+    net = convert(nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.Flatten(), nn.Linear(8 * 7 * 7, 3)))
+    first, weights = [], {}
+    for schedule in ("constant", "cosine"):
+        tuned, after = copy.deepcopy(net), []
+        recipe = replace(ONE, schedule=schedule, momentum=0.0, batch=48)
+
+        def keep(*_):
+            after.append(tuned[0].weight.detach().clone())  # noqa: B023
+
+        finetune(tuned, pixels, labels, tmp_path / schedule, recipe, progress=keep)
+        first.append(after[0])
+        weights[schedule] = after[1] - after[0]
+    assert torch.equal(*first)
+    assert torch.allclose(weights["cosine"], weights["constant"] / 2, atol=1e-7)
 
 
 def test_reductions():
@@ -106,7 +126,7 @@ def test_fine_tuning_lowers_both_losses_under_noise(net, pixels, tmp_path):
     pixels = pixels // 4
     pixels[torch.arange(96), labels] += 150
     x, losses, errors = pixels.float() / 255, [], []
-    recipe = FineTuning(schemes=("structured:7:8",), batch=24, epochs=6, lr=0.03)
+    recipe = FineTuning(schemes=("structured:7:8",), batch=24, epochs=6, lr=0.03, mse_weight=1)
     for step in range(2):
         with torch.no_grad():
             losses.append(F.cross_entropy(set_scheme(net, "structured:7:8")(x), labels).item())
@@ -170,7 +190,7 @@ def test_an_interrupted_run_goes_on_the_same(net, pixels, labels, tmp_path):
 def test_refusals(net, pixels, labels, tmp_path):
     for changes, message in (
         ({"forward": "dense"}, "forward must be mixed or accurate, not 'dense'"),
-        ({"reduction": "max"}, "reduction must be mean, sum or element"),
+        ({"reduction": "max"}, "reduction must be element, mean or sum"),
         ({"batch": 0}, "epochs and batch must be at least 1"),
         ({"schemes": ("dense",)}, "schemes must be one or more with noise, not dense"),
     ):

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sinai.model.weights import load_converted
+from sinai.model.checkpoint import load
+from sinai.model.nets import build
+from sinai.model.sinai import convert, set_scheme
+from sinai.model.trained import load_trained
+from sinai.model.weights import load_converted, save_converted
 from sinai.report.cli import main
 
 QUICK = ["--images", "32", "--batch", "16", "--distill-epochs", "1", "--device", "cpu"]
@@ -54,6 +58,47 @@ def test_a_tuned_network_is_attacked(trained, data, tmp_path, capsys):
     assert main([*attack, "--scheme", "structured:7:8", "-o", str(tmp_path / "robust")]) == 0
     record = json.loads((tmp_path / "robust" / "robustness.json").read_text())
     assert record["made"]["finetuning"] == tuning
+
+
+def test_a_tuned_network_becomes_a_checkpoint_and_is_tuned_again(trained, data, tmp_path):
+    """Exact weights and the record of both trainings come through; so does a checkpoint's."""
+    tuned, again = tmp_path / "tuned", tmp_path / "again"
+    options = ["--data", data, *QUICK, "--adversary", "none", "--lr", "0.002"]
+    assert main(["finetune", str(trained), *options, "-o", str(tuned)]) == 0
+    net, about = load_converted(tuned / "net.pt")
+    made = tmp_path / "checkpoint"
+    distill = ["distill", str(tuned), "--data", data, "--images", "16", "--device", "cpu"]
+    assert main([*distill, "-o", str(made)]) == 0
+    checkpoint = load(made)
+    assert checkpoint.manifest.training == about["record"]
+    assert checkpoint.manifest.training["recipe"]["adversary"] == "fgsm"
+    assert checkpoint.manifest.training["finetuning"]["optimizer"] == "sgd"
+    x = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        exact, rounded = set_scheme(net, "dense")(x), checkpoint.floating()(x)
+        before = load_trained(trained).net(x)
+        assert (exact - rounded).abs().max() < 0.2 * (exact - before).abs().max()
+        assert torch.allclose(load_trained(made).net(x), rounded, atol=1e-5)
+    command = ["finetune", str(made), *options, "--optimizer", "adamw", "--distill-epochs", "0"]
+    assert main([*command, "--schedule", "cosine", "-o", str(again)]) == 0
+    assert not list(again.glob("layers*"))
+    record = load_converted(again / "net.pt")[1]["record"]
+    assert record["recipe"] == about["record"]["recipe"]
+    assert record["finetuning"]["optimizer"] == "adamw"
+
+
+def test_a_network_without_noise_weights_needs_distillation(trained, data, tmp_path, capsys):
+    command = ["finetune", str(trained), "--data", data, *QUICK, "--distill-epochs", "0"]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 2
+    assert "has no noise weights yet" in capsys.readouterr().err
+
+
+def test_a_network_of_unknown_training_is_refused(data, tmp_path, capsys):
+    net = convert(build("tiny", 2))
+    save_converted(net, tmp_path / "net.pt", network="tiny")
+    command = ["finetune", str(tmp_path), "--data", data, *QUICK, "-o", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "does not say how its network was trained" in capsys.readouterr().err
 
 
 def test_a_trained_network_is_attacked(trained, data, tmp_path):
