@@ -54,8 +54,8 @@ _OFTEN, _ONCE = ["-O2"], ["-O0"]
 #: Instead of the former where compiling is most of the work: half as long, a quarter slower.
 _QUICK = ["-O1"]
 
-#: Size of a unit of translation.
-_UNIT_BYTES = 400_000
+#: Size of a unit of translation: Verilator's headers cost a second in each.
+_UNIT_BYTES = 3_000_000
 
 #: Cycles within which the host port has to answer.
 _HOST_LIMIT = 10_000
@@ -380,7 +380,7 @@ def _word_bits(text: str, top: str) -> int:
 
 
 def _units(sources: list[Path]) -> Iterator[list[Path]]:
-    """Group sources, since each unit of translation takes a second for Verilator's headers."""
+    """Group sources into units of translation."""
     unit, size = [], 0
     for source in sources:
         bytes_ = source.stat().st_size

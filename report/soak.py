@@ -9,12 +9,15 @@ of results keeps what is done, so that a soak goes on where it was.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
+from multiprocessing import get_context
 from pathlib import Path
-from time import monotonic
+from time import time
 from typing import Any
 
 import click
@@ -182,6 +185,7 @@ def soak(
     hours: float = float("inf"),
     results: Path | None = None,
     fault: str = "",
+    jobs: int = 1,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Soak:
     """Compare `layers` cases on each of the random machines 0 to `machines` - 1.
@@ -195,6 +199,8 @@ def soak(
         sources have changed since.
     fault : str
         Name of a constant of the contract that the simulator gets wrong.
+    jobs : int
+        Processes, each with a machine at a time; with several, a machine's rows come together.
     progress : callable, optional
         Told (layers done, of how many).
 
@@ -203,7 +209,8 @@ def soak(
     InputError
         If `results` cannot be read or written.
     """
-    contract, identity = wrong(fault), {"sources": sources(*COMPARISON), "fault": fault}
+    wrong(fault)
+    identity = {"sources": sources(*COMPARISON), "fault": fault}
     wanted = {
         (number, first): min(BLOCK, layers - first)
         for number in range(machines)
@@ -215,26 +222,52 @@ def soak(
         if {key: row.get(key) for key in identity} == identity
         and wanted.get((row["machine"], row["first"])) == row["layers"]
     }
-    end, done = monotonic() + hours * 3600, sum(row["layers"] for row in rows.values())
+    done = sum(row["layers"] for row in rows.values())
     tell = progress or (lambda done, of: None)
     tell(done, machines * layers)
-    number, core = -1, None
-    for key, count in wanted.items():
-        if key in rows:
-            continue
-        if monotonic() >= end:
-            break
-        preset, sets, machine = random_machine(key[0])
-        if key[0] != number:
-            number, core = key[0], VerilatedCore(machine, quick=True)
-        seeds = range(number * SEEDS + key[1], number * SEEDS + key[1] + count)
-        row = {**identity, "machine": number, "preset": preset, "set": sets, "first": key[1]}
-        row |= _block(core, machine, seeds, contract, (preset, sets, fault))
-        rows[key] = row
+    todo: dict[int, dict[int, int]] = {}
+    for (number, first), count in wanted.items():
+        if (number, first) not in rows:
+            todo.setdefault(number, {})[first] = count
+    for made in _made(todo, fault, time() + hours * 3600, jobs):
+        row = {**identity, **made}
+        rows[row["machine"], row["first"]] = row
         _append(results, row)
-        done += count
+        done += row["layers"]
         tell(done, machines * layers)
     return Soak([rows[key] for key in wanted if key in rows])
+
+
+def _made(todo: dict[int, dict[int, int]], fault: str, end: float, jobs: int) -> Iterator[Any]:
+    """The rows of `todo` (layers by first layer by machine) as `jobs` processes make them."""
+    if jobs == 1:
+        for number, blocks in todo.items():
+            yield from _machine(number, blocks, fault, end)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        try:
+            given = [pool.submit(_all_of, n, blocks, fault, end) for n, blocks in todo.items()]
+            for future in as_completed(given):
+                yield from future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _all_of(number: int, blocks: dict[int, int], fault: str, end: float) -> Rows:
+    return list(_machine(number, blocks, fault, end))
+
+
+def _machine(number: int, blocks: dict[int, int], fault: str, end: float) -> Iterator[Any]:
+    """Compile machine `number` and compare `blocks` on it, none begun after the time `end`."""
+    core, contract = None, wrong(fault)
+    preset, sets, machine = random_machine(number)
+    for first, count in blocks.items():
+        if time() >= end:
+            return
+        core = core or VerilatedCore(machine, quick=True)
+        seeds = range(number * SEEDS + first, number * SEEDS + first + count)
+        row = {"machine": number, "preset": preset, "set": sets, "first": first}
+        yield row | _block(core, machine, seeds, contract, (preset, sets, fault))
 
 
 def _block(
@@ -314,6 +347,8 @@ def _path(context: click.Context, option: click.Parameter, text: str) -> tuple[i
               metavar="M", help="Random layers a machine.")  # fmt: skip
 @click.option("--hours", default=float("inf"), type=click.FloatRange(0), metavar="H",
               help="Begin nothing after so many hours. No limit by default.")  # fmt: skip
+@click.option("--jobs", default=os.cpu_count() or 1, type=click.IntRange(1), metavar="N",
+              help="Machines at a time; one a core by default.")  # fmt: skip
 @click.option("--results", default="build/soak.jsonl", show_default=True, metavar="FILE",
               type=click.Path(path_type=Path, dir_okay=False),
               help="What is done; a soak goes on from it.")  # fmt: skip
@@ -329,6 +364,7 @@ def _command(
     machines: int,
     layers: int,
     hours: float,
+    jobs: int,
     results: Path,
     machine: str | None,
     assignments: tuple[str, ...],
@@ -354,7 +390,15 @@ def _command(
         failed = bool(found.problems)
     else:
         with _bar() as told:
-            made = soak(machines, layers, hours=hours, results=results, fault=fault, progress=told)
+            made = soak(
+                machines,
+                layers,
+                hours=hours,
+                results=results,
+                fault=fault,
+                jobs=jobs,
+                progress=told,
+            )
         click.echo(str(made))
         failed = bool(made.total("failed"))
     if failed:

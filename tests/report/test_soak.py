@@ -134,9 +134,16 @@ def test_no_block_is_begun_after_its_time(one_machine, tmp_path):
     assert soak(2, 8, hours=0).rows == []
 
 
+def test_several_processes_find_what_one_does(core):
+    assert soak(2, 2, hours=0, jobs=2).rows == []
+    made = soak(2, 2, jobs=2)
+    assert [row["machine"] for row in made.rows] == [0, 1]
+    assert made == soak(2, 2)
+
+
 def test_failures_are_counted_and_listed(one_machine, tmp_path, capsys):
     results = tmp_path / "soak.jsonl"
-    words = ["--machines", "1", "--layers", "4", "--results", str(results)]
+    words = ["--machines", "1", "--layers", "4", "--jobs", "1", "--results", str(results)]
     words += ["--inject", "requantise"]
     assert main(words) == 1
     shown = capsys.readouterr().out
