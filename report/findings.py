@@ -46,7 +46,8 @@ def findings(points: pd.DataFrame) -> dict[str, Any]:
 def same_ratio(points: pd.DataFrame) -> list[dict[str, Any]]:
     """q:8 on the structured machines against the unstructured one at the ratio q/8.
 
-    A ratio that was not simulated is interpolated linearly in the measured noise and says so.
+    At a ratio that was not simulated, which the row says, latency and energy are interpolated
+    linearly in the measured noise, and EDP is their product: it lies below its own chords.
     """
     unstructured = select(points, SERIES[0])
     ideal = select(points, SERIES[1])
@@ -55,22 +56,32 @@ def same_ratio(points: pd.DataFrame) -> list[dict[str, Any]]:
         for _, row in select(points, series).iterrows():
             if row["scheme"] == "dense" or row["noise"] > unstructured["noise"].max():
                 continue
-            exact = bool(np.isclose(unstructured["noise"], row["noise"], atol=2e-3).any())
-            rows.append(
-                {
-                    "machine": series.machine,
-                    "scheme": row["scheme"],
-                    "noise": row["noise"],
-                    "interpolated": not exact,
-                    **{
-                        f"{name}_over_{against}": row[f"{name}_norm"]
-                        / float(np.interp(row["noise"], curve["noise"], curve[f"{name}_norm"]))
-                        for name in ("latency", "energy", "edp")
-                        for against, curve in (("unstructured", unstructured), ("ideal", ideal))
-                    },
-                }
-            )
+            found = {
+                "machine": series.machine,
+                "scheme": row["scheme"],
+                "noise": row["noise"],
+                "interpolated": not _simulated(unstructured, row["noise"]),
+            }
+            for against, curve in (("unstructured", unstructured), ("ideal", ideal)):
+                for name, value in _at(curve, row["noise"]).items():
+                    found[f"{name}_over_{against}"] = row[f"{name}_norm"] / value
+            rows.append(found)
     return rows
+
+
+def _simulated(curve: pd.DataFrame, noise: float) -> bool:
+    return bool(np.isclose(curve["noise"], noise, atol=2e-3).any())
+
+
+def _at(curve: pd.DataFrame, noise: float) -> dict[str, float]:
+    """Latency, energy and EDP of a curve at `noise`, normalised."""
+    values = {
+        name: float(np.interp(noise, curve["noise"], curve[f"{name}_norm"]))
+        for name in ("latency", "energy", "edp")
+    }
+    if not _simulated(curve, noise):
+        values["edp"] = values["latency"] * values["energy"]
+    return values
 
 
 def real_against_synthetic(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

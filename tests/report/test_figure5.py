@@ -151,12 +151,15 @@ def test_normalise_by_hand():
 
 
 def test_same_ratio_by_hand():
-    """Structured at 0.5 against unstructured 1.0 at 0.25 and 0.5 at 0.75: interpolated 0.75."""
+    """Structured at 0.5 against unstructured 1.0 at 0.25 and 0.5 at 0.75: interpolated 0.75, in
+    energy, too, and 0.75 * 0.75 in EDP, where its chord would be at 0.625."""
     table = pd.DataFrame(
         [
             row("unstructured", "dense", 0.0),
             row("unstructured", "unstructured:0.25", 0.25),
-            row("unstructured", "unstructured:0.75", 0.75, latency_s=0.5),
+            row(
+                "unstructured", "unstructured:0.75", 0.75, latency_s=0.5, energy_pj=0.5, edp_js=0.25
+            ),
             row("unstructured-ideal", "dense", 0.0),
             row("unstructured-ideal", "unstructured:0.75", 0.75),
             row("structured", "structured:4:8", 0.5, latency_s=0.6),
@@ -167,7 +170,9 @@ def test_same_ratio_by_hand():
     assert at_half["interpolated"] is True
     assert at_half["latency_over_unstructured"] == pytest.approx(0.6 / 0.75)
     assert at_half["latency_over_ideal"] == pytest.approx(0.6)
+    assert at_half["edp_over_unstructured"] == pytest.approx(1 / 0.75**2)
     assert at_three_quarters["interpolated"] is False
+    assert at_three_quarters["edp_over_unstructured"] == pytest.approx(1 / 0.25)
     assert at_three_quarters["latency_over_unstructured"] == pytest.approx(0.8)
 
 
