@@ -156,9 +156,18 @@ class Networks:
         return self._last[1].cpu()
 
     def recipe(self, subject: Subject) -> Recipe:
-        """How the network that `subject` starts from is trained."""
-        defence = _DEFENCES.get(subject.method, "none")
-        return replace(self.scale.recipes[subject.network], defence=defence, seed=self.seed)
+        """How the network that `subject` starts from is trained; of few images, a tenth at most is
+        held out, and a step takes no more than there are."""
+        recipe = self.scale.recipes[subject.network]
+        images = len(self.data[subject.dataset].train)
+        held = min(recipe.validation, images // 10)
+        return replace(
+            recipe,
+            defence=_DEFENCES.get(subject.method, "none"),
+            validation=held,
+            batch=min(recipe.batch, images - held),
+            seed=self.seed,
+        )
 
     def name(self, subject: Subject) -> str:
         """Name of the folder that holds the finished network."""
@@ -210,11 +219,14 @@ class Networks:
         def show(done: int, of: int, task: float, error: float) -> None:
             self.tell(f"fine-tuning {name}", done, of)
 
+        images, labels = self._learned(subject)
+        batch = min(tuning.batch, len(images))
         return finetune(
             net,
-            *self._learned(subject),
+            images,
+            labels,
             folder,
-            replace(tuning, schemes=subject.tuned, seed=self.seed),
+            replace(tuning, schemes=subject.tuned, batch=batch, seed=self.seed),
             attack=attacker,
             attack_name=said,
             network=recipe.model,
@@ -240,10 +252,11 @@ class Networks:
 
     def _distil(self, net: nn.Module, subject: Subject, folder: Path, what: str) -> None:
         recipe = self.scale.of(self.scale.distillation, subject.network)
+        images, _ = self._learned(subject)
         distill_layers(
             net,
-            self._learned(subject)[0],
+            images,
             folder,
-            replace(recipe, seed=self.seed),
+            replace(recipe, batch=min(recipe.batch, len(images)), seed=self.seed),
             progress=lambda done, of, loss: self.tell(what, done, of),
         )

@@ -103,6 +103,21 @@ def go(name, spec, work, **options):
     )
 
 
+def test_few_images_fit_the_full_scale(small, spec, work, monkeypatch):
+    """Five training images: no step asks for more, and one of ten at most is held out."""
+    full = exp_scales.SCALES["full"]
+    recipes = {name: replace(recipe, validation=1000) for name, recipe in full.recipes.items()}
+    monkeypatch.setitem(exp_scales.SCALES, "full", replace(full, recipes=recipes))
+    data = sources((spec(),), 5)
+    made = run("table7", "full", data, work, device="cpu", images=2)
+    assert made["rows"]
+    networks = Networks(exp_scales.SCALES["full"], data, work)
+    recipe = networks.recipe(OAT)
+    assert (recipe.batch, recipe.validation) == (5, 0)
+    networks = Networks(exp_scales.SCALES["full"], sources((spec(),), 25), work)
+    assert networks.recipe(OAT).validation == 2
+
+
 @pytest.fixture
 def harmless(monkeypatch):
     """Nothing learns and no attack does anything: what is tested is the rest."""
