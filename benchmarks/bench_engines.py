@@ -1,7 +1,7 @@
 """Both engines on every image of every bundled trace: equal step by step, and how fast each is.
 
 Run with `make engines`, or `python benchmarks/bench_engines.py [--trace NAME ...] [-o FILE]`; all
-traces take an hour and a half of CPU time, those of ResNet-18 a quarter of it. Every trace runs on
+traces take an hour of CPU time, those of ResNet-18 a quarter of it. Every trace runs on
 the machines of its scheme twice: all images one by one with resident weights, and the first two as
 a batch, streamed through a small store, on an unstructured machine with half the window. Compared
 are first and last issue of every step, and every number of every layer. Where the program alone
