@@ -95,8 +95,7 @@ def distill(
             raise InputError(f"{name} must be between {low} and {high}, not {value}")
     if seed < 0:
         raise InputError(f"seed must be at least 0, not {seed}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda: this computer has none; give auto or cpu")
+    pick(device)  # refuses it before anything is read
     trained = load_trained(net_state_path)
     if trained.recipe.defence != "none":
         raise InputError(

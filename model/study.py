@@ -24,17 +24,15 @@ from ..common.scheme import Scheme
 from .checkpoint import Checkpoint
 from .closed_form import ClosedForm
 from .rounded import fake_quantised, static_thresholds
-from .sinai import layers_of, set_scheme
+from .sinai import layers_of, set_scheme, unconvert
 from .switches import Switches
 
 __all__ = [
     "BASE",
     "VARIANTS",
     "Variant",
-    "find_device",
     "measure_thresholds",
     "measure_variant",
-    "unconverted",
 ]
 
 #: Images of the fit that set the steps of the activations.
@@ -85,24 +83,6 @@ VARIANTS = {
 }
 
 
-def find_device(name: str) -> str:
-    """``cpu`` or ``cuda``: what `name`, one of these or ``auto``, means on this computer."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda: this computer has none; give auto or cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def unconverted(checkpoint: Checkpoint) -> nn.Module:
-    """The network of a checkpoint with plain convolutions, in eval mode."""
-    net = checkpoint.floating()
-    for layer in list(layers_of(net)):
-        shape = (layer.c_in, layer.c_out, layer.kernel, layer.stride, layer.padding)
-        conv = nn.utils.skip_init(nn.Conv2d, *shape)
-        conv.weight, conv.bias = layer.weight, layer.bias
-        net.set_submodule(layer.name, conv.eval())
-    return net
-
-
 def measure_variant(
     checkpoint: Checkpoint,
     name: str,
@@ -134,7 +114,7 @@ def measure_variant(
     steps = len(fit_images) * 2 + len(images) * len(schemes)
     report = progress or (lambda done, of: None)
     run = ClosedForm(
-        unconverted(checkpoint),
+        unconvert(checkpoint.floating()),
         checkpoint.manifest.seed,
         forms={name: Switches(**variant.changes)},
         free_steps=variant.free_steps,

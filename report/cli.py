@@ -5,15 +5,10 @@ What a verb needs is imported when the verb runs, so that `--version` and `--hel
 
 from __future__ import annotations
 
-import errno
-import shlex
-import sys
-import traceback
 from collections.abc import Sequence
 
 import click
 
-from ..common.errors import SinaiError
 from . import (
     verbs_attack,
     verbs_bitops,
@@ -26,11 +21,9 @@ from . import (
     verbs_tradeoff,
     verbs_validate,
 )
+from .status import exit_status
 
 __all__ = ["main", "sinai"]
-
-#: Failures of the system that no input and no program is to blame for.
-_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class _Verbs(click.Group):
@@ -79,25 +72,4 @@ for _verb in (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (of the process by default) and return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    typed = shlex.join(["sinai", *words])  # kept in results
-    try:
-        return sinai.main(args=words, prog_name="sinai", standalone_mode=False, obj=typed) or 0
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except SinaiError as error:
-        return _say(str(error), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted", 130)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in _SYSTEM:
-            return _say(f"{error.filename or 'output'}: {error.strerror}", 2)
-        traceback.print_exc()
-        return _say("this is a bug of ours; please report it with the lines above", 70)
-
-
-def _say(message: str, status: int) -> int:
-    for line in message.splitlines():
-        click.echo(f"sinai: {line}", err=True)
-    return status
+    return exit_status(sinai, "sinai", argv)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
@@ -24,12 +23,14 @@ import click
 
 from ..common.cases import Case, random_case, random_machine, simpler, simplified
 from ..common.contract import CONTRACT, Contract
-from ..common.errors import CheckError, InputError, MissingError, SinaiError
+from ..common.errors import CheckError, InputError, MissingError
 from ..common.machine import Machine
 from ..common.program import compile_layer
 from ..hw.verilated import VerilatedCore
 from .options import assignments, machine_from
+from .progress import advance, bar
 from .sources import COMPARISON, sources
+from .status import exit_status
 from .validation import compare_layer
 
 __all__ = ["Checked", "Soak", "check", "command", "main", "one_case", "shrink", "soak"]
@@ -389,7 +390,7 @@ def _command(
             click.echo(f"  {problem}")
         failed = bool(found.problems)
     else:
-        with _bar() as told:
+        with bar("layers", "layer") as shown:
             made = soak(
                 machines,
                 layers,
@@ -397,7 +398,7 @@ def _command(
                 results=results,
                 fault=fault,
                 jobs=jobs,
-                progress=told,
+                progress=lambda done, of: advance(shown, done, of),
             )
         click.echo(str(made))
         failed = bool(made.total("failed"))
@@ -405,38 +406,9 @@ def _command(
         raise CheckError("RTL, simulator and integer model differ")
 
 
-class _bar:
-    """A context in which progress is shown."""
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        from tqdm import tqdm
-
-        self.bar = tqdm(desc="layers", unit="layer", disable=not sys.stderr.isatty())
-        return self._told
-
-    def _told(self, done: int, of: int) -> None:
-        self.bar.total = of
-        self.bar.update(done - self.bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (of the process by default) and return its exit status."""
-    try:
-        words = None if argv is None else list(argv)
-        _command.main(args=words, prog_name="soak", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except SinaiError as error:
-        click.echo(f"soak: {error}", err=True)
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("soak: interrupted; the same command goes on", err=True)
-        return 130
-    return 0
+    return exit_status(_command, "soak", argv, interrupted="interrupted; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from ..common.errors import InputError, SinaiError
+from ..common.errors import InputError
 from ..common.scheme import Scheme
 from ..traces import networks
-from .options import data_option, directory, force, need_torch
+from .options import data_option, device_option, directory, force, need_torch
 from .output import fresh_directory
+from .progress import bar
 from .run import versions
+from .status import exit_status
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
@@ -243,12 +244,6 @@ def _kept(path: Path, identity: Mapping[str, Any]) -> Any:
         return None
 
 
-def _bar(what: str) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(desc=what, unit="image", disable=not sys.stderr.isatty())
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @data_option
 @click.option(
@@ -285,14 +280,7 @@ def _bar(what: str) -> Any:
     show_default=True,
     help="Training images on which every variant's W~ is fitted.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where variants are fitted and run; auto takes CUDA where there is one. Thresholds are"
-    " measured on the CPU.",
-)
+@device_option
 @directory(default="build/study")
 @force
 def _command(
@@ -310,17 +298,19 @@ def _command(
 
     W~ is fitted anew for every variant of the approximate path, and Top-K is compared with one
     threshold a layer. DIR gets study.md, study.csv and study.json. Each variant is kept beside DIR
-    once it is done: interrupted, the same command goes on.
+    once it is done: interrupted, the same command goes on. Thresholds are measured on the CPU,
+    whatever the device.
     """
     need_torch("study")
     from ..model.checkpoint import load
     from ..model.data import load as load_data
-    from ..model.study import VARIANTS, find_device
+    from ..model.device import pick
+    from ..model.study import VARIANTS
 
     for name in variants:
         if name not in VARIANTS:
             raise InputError(f"--variant must be one of {', '.join(VARIANTS)}, not {name!r}")
-    device = find_device(device)
+    device = pick(device)
     schemes = tuple(dict.fromkeys(str(Scheme.parse(scheme)) for scheme in schemes))
     loaded = [load(name) for name in checkpoints]
     names = [each.name for each in loaded]
@@ -340,7 +330,7 @@ def _command(
                 images=images,
                 fit_images=fit_images,
                 cells=output.absolute().with_name(f".{output.name}.cells"),
-                bar=_bar,
+                bar=lambda what: bar(what, "image"),
                 device=device,
             )
             for each in loaded
@@ -360,16 +350,7 @@ def _affordable(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (of the process by default) and return its exit status."""
-    try:
-        words = list(sys.argv[1:] if argv is None else argv)
-        _command.main(args=words, prog_name="study", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except SinaiError as error:
-        click.echo(f"study: {error}", err=True)
-        return error.exit_code
-    return 0
+    return exit_status(_command, "study", argv)
 
 
 if __name__ == "__main__":

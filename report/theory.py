@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +15,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..common.errors import SinaiError
 from .options import force, need_torch
 from .output import fresh_directory
+from .status import exit_status
 
 if TYPE_CHECKING:
     from ..model.theory_nets import LayerNoise, Projected, Smoothed
@@ -204,16 +203,7 @@ def _command(checkpoints: tuple[str, ...], output: Path, force: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (of the process by default) and return its exit status."""
-    try:
-        words = list(sys.argv[1:] if argv is None else argv)
-        _command.main(args=words, prog_name="theory", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except SinaiError as error:
-        click.echo(f"theory: {error}", err=True)
-        return error.exit_code
-    return 0
+    return exit_status(_command, "theory", argv)
 
 
 if __name__ == "__main__":

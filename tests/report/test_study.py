@@ -12,8 +12,8 @@ from sinai.common.scheme import Scheme
 from sinai.model import checkpoint as store
 from sinai.model import study as measured
 from sinai.model.closed_form import ClosedForm
-from sinai.model.sinai import layers_of, set_scheme
-from sinai.model.study import BASE, VARIANTS, measure_thresholds, unconverted
+from sinai.model.sinai import layers_of, set_scheme, unconvert
+from sinai.model.study import BASE, VARIANTS, measure_thresholds
 from sinai.model.switches import Switches
 from sinai.report import study
 
@@ -33,7 +33,7 @@ def pixels():
 
 
 def fitted(checkpoint, images, **given):
-    run = ClosedForm(unconverted(checkpoint), checkpoint.manifest.seed, **given)
+    run = ClosedForm(unconvert(checkpoint.floating()), checkpoint.manifest.seed, **given)
     run.calibrate(torch.from_numpy(images))
     run.collect(torch.from_numpy(images), lambda done, of: None)
     run.refit(torch.from_numpy(images), lambda done, of: None)
@@ -53,7 +53,7 @@ def runs(tiny, pixels):
 
 def test_unconverted_network_is_the_dense_one(tiny, pixels):
     x = torch.from_numpy(pixels[0]).float() / 255
-    net = unconverted(tiny)
+    net = unconvert(tiny.floating())
     assert not [*layers_of(net)]
     with torch.no_grad():
         assert torch.equal(net(x), tiny.floating()(x))
