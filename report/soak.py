@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import time
 from typing import Any
@@ -245,13 +246,21 @@ def _made(todo: dict[int, dict[int, int]], fault: str, end: float, jobs: int) ->
         for number, blocks in todo.items():
             yield from _machine(number, blocks, fault, end)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _leave_interrupts) as pool:
         try:
             given = [pool.submit(_all_of, n, blocks, fault, end) for n, blocks in todo.items()]
             for future in as_completed(given):
                 yield from future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            raise
+
+
+def _leave_interrupts() -> None:
+    """An interrupt is for the process that started this one, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _all_of(number: int, blocks: dict[int, int], fault: str, end: float) -> Rows:

@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import replace
+from multiprocessing import active_children
 
 import pytest
 
@@ -139,6 +140,20 @@ def test_several_processes_find_what_one_does(core):
     made = soak(2, 2, jobs=2)
     assert [row["machine"] for row in made.rows] == [0, 1]
     assert made == soak(2, 2)
+
+
+def test_an_interrupt_ends_every_process_and_keeps_what_is_done(core, tmp_path):
+    def stop(done, of):
+        if done:
+            raise KeyboardInterrupt
+
+    results = tmp_path / "soak.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        soak(2, 2, results=results, jobs=2, progress=stop)
+    assert len(results.read_text().splitlines()) == 1
+    for child in active_children():
+        child.join(10)
+    assert active_children() == []
 
 
 def test_failures_are_counted_and_listed(one_machine, tmp_path, capsys):
