@@ -230,6 +230,7 @@ class Networks:
             attack=attacker,
             attack_name=said,
             network=recipe.model,
+            data=self.data[subject.dataset].train.name,
             progress=show,
         )
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from typing import Any
@@ -111,6 +112,7 @@ def finetune(
     attack: Attack | None = None,
     attack_name: str = "",
     network: str = "",
+    data: str = "",
     training: dict[str, Any] | None = None,
     progress: Callable[[int, int, float, float], None] | None = None,
     save_every_s: float = 60.0,
@@ -129,6 +131,8 @@ def finetune(
         are used. `attack_name` goes to the record.
     network : str
         Name in :data:`sinai.model.nets.MODELS`, for ``net.pt``.
+    data : str
+        Name of the data set, for the record.
     training : dict, optional
         Record of the training before, which that of ``net.pt`` begins with.
     progress : callable, optional
@@ -187,7 +191,8 @@ def finetune(
     set_scheme(net, "dense")
     record = dict(training or {}) | {
         "finetuning": json.loads(text)
-        | {"device": _named(device), "torch": torch.__version__, "python": python_version()},
+        | {"data": data, "device": _named(device)}
+        | {"torch": torch.__version__, "python": python_version(), "sinai": version("sinai")},
         "one_net": len(recipe.schemes) > 1,
     }
     save_converted(net, out / "net.pt", network=network, record=record)

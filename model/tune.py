@@ -92,6 +92,7 @@ def tune(
         attack=attack,
         attack_name=said,
         network=source.recipe.model,
+        data=chosen.name,
         training=source.record,
         progress=tuned,
     )

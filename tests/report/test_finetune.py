@@ -44,6 +44,8 @@ def test_a_tuned_network_is_attacked(trained, data, tmp_path, capsys):
     tuning = about["record"]["finetuning"]
     assert tuning["schemes"] == ["structured:7:8"]
     assert tuning["images"] == 32
+    assert tuning["data"].startswith("npz:")
+    assert {"device", "torch", "python", "sinai", "seed"} <= tuning.keys()
     assert tuning["attack"].startswith("pgd, eps 0.03137, 1 steps")  # as it was trained
     weights = torch.load(trained / "state.pt", weights_only=True)["net"]
     assert not torch.equal(net.state_dict()["stem.weight"], weights["stem.weight"])
