@@ -3,7 +3,7 @@
 #   make figure5 PYTHON=python3.12    another interpreter, 3.11 or newer
 #   make test CONSTRAINTS=            newest versions that pyproject.toml allows
 #   make test PYTEST_FLAGS="-k cli"   other flags for pytest
-#   make soak SOAK_FLAGS="--machines 1000 --layers 20 --hours 8"   other flags for sinai.report.soak
+#   make soak SOAK_FLAGS="--cores 1000 --layers 20 --hours 8"   other flags for sinai.report.soak
 #   make tradeoff DATA=imagefolder:DIR ATTACK_FLAGS="--images 500"  other flags for sinai attack
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ CONSTRAINTS ?= .ci/constraints.txt
 PYTEST_FLAGS ?= -n auto
 FIGURE5 ?= build/figure5
 CYCLES ?= build/cycles
-SOAK_FLAGS ?= --machines 2000 --layers 10 --hours 1
+SOAK_FLAGS ?= --cores 2000 --layers 10 --hours 1
 CHECKPOINT ?= resnet18-cifar10jpeg
 ROBUST ?= build/robust
 ATTACK_FLAGS ?= --images 50 --queries 100 $(addprefix --attack ,fgsm pgd bpda transfer square) \

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from sinai.common.machine import PRESETS, override
+from sinai.common.sources import REPLAY, sources
 from sinai.report.run import trace_digest
-from sinai.report.sources import REPLAY, sources
 from sinai.sim import Result, simulate
 from sinai.traces.schema import Trace, bundled, load
 

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sinai.common.sources import COMPARISON, sources
 from sinai.model.checkpoint import bundled, load
 from sinai.report.cli import main as sinai
 from sinai.report.run import trace_digest
-from sinai.report.sources import COMPARISON, sources
 from sinai.traces.schema import load as load_trace
 
 CHECKPOINT = "resnet18-cifar10jpeg"

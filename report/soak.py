@@ -1,9 +1,10 @@
 """Random layers on random machines: RTL, simulator and integer model held equal, for hours.
 
-`make soak`, or `python -m sinai.report.soak --machines 20 --layers 200`. Every counter, the first
-and last issue of every step, and every byte are compared. Machine and layer follow from two
-numbers; a case that differs is shrunk, and printed as the one command that shows it again. A file
-of results keeps what is done, so that a soak goes on where it was.
+`make soak`, or `python -m sinai.report.soak --cores 20 --layers 200`. Every counter, the first and
+last issue of every step, and every byte are compared. The hardware of a machine, its core, is drawn
+and compiled; each layer draws an accounting beside. Both follow from two numbers; a case that
+differs is shrunk, and printed as the one command that shows it again. A file of results keeps what
+is done, so that a soak goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import json
 import os
 import shlex
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields, replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -22,24 +25,31 @@ from typing import Any
 
 import click
 
-from ..common.cases import Case, random_case, random_machine, simpler, simplified
+from ..common.cases import (
+    Case,
+    accounted_case,
+    random_case,
+    random_machine,
+    simpler,
+    simplified,
+)
 from ..common.contract import CONTRACT, Contract
 from ..common.errors import CheckError, InputError, MissingError
 from ..common.machine import Machine
 from ..common.program import compile_layer
+from ..common.sources import COMPARISON, sources
 from ..hw.verilated import VerilatedCore
 from .options import assignments, machine_from
 from .progress import advance, bar
-from .sources import COMPARISON, sources
 from .status import exit_status
 from .validation import compare_layer
 
 __all__ = ["Checked", "Soak", "check", "command", "main", "one_case", "shrink", "soak"]
 
-#: Layers of a machine between two lines of the results.
+#: Layers of a core between two lines of the results.
 BLOCK = 50
 
-#: Case i of machine n has seed n * SEEDS + i.
+#: Case i of core n has seed n * SEEDS + i.
 SEEDS = 1_000_000
 
 #: Cases of a block that are shrunk and listed; all are counted.
@@ -160,12 +170,15 @@ class Soak:
         return [failure for row in self.rows for failure in row["failures"]]
 
     def __str__(self) -> str:
-        machines = {row["machine"]: row for row in self.rows}.values()
-        structured = sum(row["preset"].startswith("structured") for row in machines)
-        capacity = sum(any("capacity" in s for s in row["set"] if "dma" in s) for row in machines)
+        cores = {row["core"]: row for row in self.rows}.values()
+        structured = sum(row["preset"].startswith("structured") for row in cores)
+        machines = {(row["core"], sets) for row in self.rows for sets in row["accountings"]}
+        resident = sum(not sets for _, sets in machines)
         lines = [
-            f"machines    {len(machines):>12,}  {structured} structured,"
-            f" {len(machines) - structured} unstructured; {capacity} with dma.capacity_kib",
+            f"cores       {len(cores):>12,}  compiled: {structured} structured,"
+            f" {len(cores) - structured} unstructured",
+            f"machines    {len(machines):>12,}  a core with an accounting: {resident} with resident"
+            f" weights, {len(machines) - resident} with dma.capacity_kib",
             f"layers      {self.total('layers'):>12,}  {self.total('split'):,} in several parts,"
             f" {self.total('gaps'):,} with streams that wait; {self.total('refused'):,} more were"
             " too large for their machine and drawn again",
@@ -181,7 +194,7 @@ class Soak:
 
 
 def soak(
-    machines: int,
+    cores: int,
     layers: int,
     *,
     hours: float = float("inf"),
@@ -190,7 +203,7 @@ def soak(
     jobs: int = 1,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Soak:
-    """Compare `layers` cases on each of the random machines 0 to `machines` - 1.
+    """Compare `layers` cases on each of the random cores 0 to `cores` - 1.
 
     Parameters
     ----------
@@ -202,55 +215,60 @@ def soak(
     fault : str
         Name of a constant of the contract that the simulator gets wrong.
     jobs : int
-        Processes, each with a machine at a time; with several, a machine's rows come together.
+        Processes, each with a core at a time; with several, a core's rows come together.
     progress : callable, optional
         Told (layers done, of how many).
 
     Raises
     ------
     InputError
-        If `results` cannot be read or written.
+        If `results` cannot be read or written, or a process is ended from outside.
     """
     wrong(fault)
     identity = {"sources": sources(*COMPARISON), "fault": fault}
     wanted = {
         (number, first): min(BLOCK, layers - first)
-        for number in range(machines)
+        for number in range(cores)
         for first in range(0, layers, BLOCK)
     }
     rows = {
-        (row["machine"], row["first"]): row
+        (row["core"], row["first"]): row
         for row in _read(results)
         if {key: row.get(key) for key in identity} == identity
-        and wanted.get((row["machine"], row["first"])) == row["layers"]
+        and wanted.get((row["core"], row["first"])) == row["layers"]
     }
     done = sum(row["layers"] for row in rows.values())
     tell = progress or (lambda done, of: None)
-    tell(done, machines * layers)
+    tell(done, cores * layers)
     todo: dict[int, dict[int, int]] = {}
     for (number, first), count in wanted.items():
         if (number, first) not in rows:
             todo.setdefault(number, {})[first] = count
     for made in _made(todo, fault, time() + hours * 3600, jobs):
         row = {**identity, **made}
-        rows[row["machine"], row["first"]] = row
+        rows[row["core"], row["first"]] = row
         _append(results, row)
         done += row["layers"]
-        tell(done, machines * layers)
+        tell(done, cores * layers)
     return Soak([rows[key] for key in wanted if key in rows])
 
 
 def _made(todo: dict[int, dict[int, int]], fault: str, end: float, jobs: int) -> Iterator[Any]:
-    """The rows of `todo` (layers by first layer by machine) as `jobs` processes make them."""
+    """The rows of `todo` (layers by first layer by core) as `jobs` processes make them."""
     if jobs == 1:
         for number, blocks in todo.items():
-            yield from _machine(number, blocks, fault, end)
+            yield from _core(number, blocks, fault, end)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _leave_interrupts) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _obey_the_first) as pool:
         try:
             given = [pool.submit(_all_of, n, blocks, fault, end) for n, blocks in todo.items()]
             for future in as_completed(given):
                 yield from future.result()
+        except BrokenProcessPool:
+            raise InputError(
+                f"one of {jobs} processes was ended from outside, perhaps for want of memory; go on"
+                " with fewer --jobs"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in active_children():
@@ -258,17 +276,27 @@ def _made(todo: dict[int, dict[int, int]], fault: str, end: float, jobs: int) ->
             raise
 
 
-def _leave_interrupts() -> None:
-    """An interrupt is for the process that started this one, which ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _obey_the_first() -> None:
+    """An interrupt is for the process that started this one, which terminates it. Both are taken in
+    Python, so that compilers do not inherit that they are ignored, and folders are cleared."""
+
+    def leave(number: int, frame: object) -> None:
+        warnings.simplefilter("ignore")  # of Amaranth, about designs that are left unfinished
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, leave)
 
 
 def _all_of(number: int, blocks: dict[int, int], fault: str, end: float) -> Rows:
-    return list(_machine(number, blocks, fault, end))
+    try:
+        return list(_core(number, blocks, fault, end))
+    except SystemExit as left:
+        os._exit(left.code)  # the pool would take it for a result, and go on with the next core
 
 
-def _machine(number: int, blocks: dict[int, int], fault: str, end: float) -> Iterator[Any]:
-    """Compile machine `number` and compare `blocks` on it, none begun after the time `end`."""
+def _core(number: int, blocks: dict[int, int], fault: str, end: float) -> Iterator[Any]:
+    """Compile core `number` and compare `blocks` on it, none begun after the time `end`."""
     core, contract = None, wrong(fault)
     preset, sets, machine = random_machine(number)
     for first, count in blocks.items():
@@ -276,7 +304,7 @@ def _machine(number: int, blocks: dict[int, int], fault: str, end: float) -> Ite
             return
         core = core or VerilatedCore(machine, quick=True)
         seeds = range(number * SEEDS + first, number * SEEDS + first + count)
-        row = {"machine": number, "preset": preset, "set": sets, "first": first}
+        row = {"core": number, "preset": preset, "set": sets, "first": first}
         yield row | _block(core, machine, seeds, contract, (preset, sets, fault))
 
 
@@ -287,14 +315,16 @@ def _block(
     contract: Contract,
     named: tuple[str, list[str], str],
 ) -> dict[str, Any]:
-    """Compare the cases of `seeds`; `named` is how a command names machine and fault."""
+    """Compare the cases of `seeds`; `named` is how a command names core and fault."""
+    preset, sets, fault = named
     counted = dict.fromkeys(
         ("refused", "split", "gaps", "counters", "steps", "bytes", "differences", "failed"), 0
     )
-    failures = []
+    failures, accountings = [], []
     for seed in seeds:
-        case = random_case(seed, machine)
-        found = check(core, machine, case, contract)
+        accounting, accounted, case = accounted_case(seed, machine)
+        accountings.append(" ".join(accounting))
+        found = check(core, accounted, case, contract)
         counted["refused"] += case.refused
         counted["split"] += found.parts > 1
         counted["gaps"] += found.gaps
@@ -303,12 +333,16 @@ def _block(
         counted["differences"] += len(found.problems)
         counted["failed"] += bool(found.problems)
         if found.problems and len(failures) < _LISTED:
-            preset, sets, fault = named
-            least, path = shrink(core, machine, case, contract)
-            problems = check(core, machine, least, contract).problems[:5]
-            line = command(preset, sets, seed, path, fault)
+            least, path = shrink(core, accounted, case, contract)
+            problems = check(core, accounted, least, contract).problems[:5]
+            line = command(preset, [*sets, *accounting], seed, path, fault)
             failures.append({"command": line, "case": str(least), "problems": list(problems)})
-    return {"layers": len(seeds), **counted, "failures": failures}
+    return {
+        "layers": len(seeds),
+        **counted,
+        "accountings": sorted(set(accountings)),
+        "failures": failures,
+    }
 
 
 def _read(path: Path | None) -> Iterator[dict[str, Any]]:
@@ -351,14 +385,14 @@ def _path(context: click.Context, option: click.Parameter, text: str) -> tuple[i
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--machines", default=20, show_default=True, type=click.IntRange(1), metavar="N",
-              help="Random machines; even ones are structured, odd ones unstructured.")  # fmt: skip
+@click.option("--cores", default=20, show_default=True, type=click.IntRange(1), metavar="N",
+              help="Random cores; even ones are structured, odd ones unstructured.")  # fmt: skip
 @click.option("--layers", default=200, show_default=True, type=click.IntRange(1, SEEDS),
-              metavar="M", help="Random layers a machine.")  # fmt: skip
+              metavar="M", help="Random layers a core, with an accounting each.")  # fmt: skip
 @click.option("--hours", default=float("inf"), type=click.FloatRange(0), metavar="H",
               help="Begin nothing after so many hours. No limit by default.")  # fmt: skip
 @click.option("--jobs", default=os.cpu_count() or 1, type=click.IntRange(1), metavar="N",
-              help="Machines at a time; one a core by default.")  # fmt: skip
+              help="Cores at a time; by default as many as the computer has.")  # fmt: skip
 @click.option("--results", default="build/soak.jsonl", show_default=True, metavar="FILE",
               type=click.Path(path_type=Path, dir_okay=False),
               help="What is done; a soak goes on from it.")  # fmt: skip
@@ -371,7 +405,7 @@ def _path(context: click.Context, option: click.Parameter, text: str) -> tuple[i
               help="Let the simulator get a constant of the contract wrong by one, to see it"
               " found.")  # fmt: skip
 def _command(
-    machines: int,
+    cores: int,
     layers: int,
     hours: float,
     jobs: int,
@@ -384,8 +418,8 @@ def _command(
 ) -> None:
     """Compare RTL, simulator and integer model on random layers of random machines.
 
-    Exit status 1 if anything differs. Each machine is compiled first, for up to a minute; compiled
-    cores are kept in the user's cache.
+    Exit status 1 if anything differs. Each core is compiled first, for up to a minute, and kept in
+    the user's cache, some 2 MB each.
     """
     if (machine is None) != (seed is None) or (machine is None and (assignments or path)):
         raise click.UsageError("--machine and --seed go together, --set and --simpler with them")
@@ -401,7 +435,7 @@ def _command(
     else:
         with bar("layers", "layer") as shown:
             made = soak(
-                machines,
+                cores,
                 layers,
                 hours=hours,
                 results=results,

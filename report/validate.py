@@ -25,12 +25,12 @@ from ..common.integer import LayerRun as Reference
 from ..common.integer import run_layer
 from ..common.machine import Machine
 from ..common.operands import Operands
+from ..common.sources import COMPARISON, sources
 from ..hw.verilated import VerilatedCore
 from ..sim.layer_run import LayerRun
 from ..sim.replay import batches_of, placements
 from ..traces.schema import Trace
 from .run import trace_digest, versions
-from .sources import COMPARISON, sources
 from .validation import Comparison, compare_layer
 
 __all__ = ["FAULTS", "Case", "Fault", "Validation", "cases", "validate", "write_validation"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sinai.common.cases import random_case, random_machine, simpler, simplified
+from sinai.common.cases import accounted_case, random_case, random_machine, simpler, simplified
 from sinai.common.commands import commands
 from sinai.common.errors import InputError
 from sinai.common.machine import PRESETS, override
@@ -90,12 +90,30 @@ def test_random_machines_follow_from_their_number():
         assert machine == override(PRESETS[preset], sets)
         assert machine.unstructured == bool(number % 2)
         assert machine.vpus * machine.pses <= 32
-    assert 15 < sum(machine.resident for _, _, machine in machines) < 45
+    assert all(machine.resident for _, _, machine in machines)
     drawn = {name: {getattr(m, name) for _, _, m in machines} for name in ("lanes", "pses")}
     assert drawn == {"lanes": {1, 2, 4, 8}, "pses": {1, 2, 4, 8}}
     assert {m.window for _, _, m in machines if m.unstructured} == {1, 2, 4, 8, 16}
     assert {m.columns for _, _, m in machines if not m.unstructured} == {1, 2, 4, 8}
     assert {m.dma.bytes_per_cycle for _, _, m in machines} == {1, 2, 4, 8, 16, 32, 64}
+
+
+def test_an_accounting_is_drawn_with_each_case():
+    """Resident in a third of the cases, else capacities that hold the layers, in parts or whole;
+    where hardly a layer fits a capacity, another is drawn."""
+    made = [accounted_case(seed, U) for seed in range(60)]
+    capacities = [machine.dma.capacity_kib for _, machine, _ in made]
+    assert 10 < capacities.count(None) < 30
+    assert len(set(capacities)) > 12
+    parts = []
+    for sets, machine, case in made:
+        assert machine == override(U, sets)
+        parts.append(len(compile_layer(case.layer, machine, case.scheme).parts))
+        assert parts[-1] == 1 or not machine.resident
+    assert sum(count > 1 for count in parts) > 6
+    again = accounted_case(7, U)
+    assert again[:2] == made[7][:2]
+    assert same(again[2], made[7][2])
 
 
 def test_masks_that_the_memory_does_not_hold_are_not_loaded():

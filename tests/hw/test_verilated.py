@@ -364,10 +364,10 @@ def test_one_compilation_for_all_who_want_it(tmp_path, monkeypatch, tools):
 
 def test_quick_takes_what_is_there_already(tmp_path, monkeypatch, tools):
     """Compiled quickly only if the cache has neither, and never instead of well."""
-    levels = []
+    efforts = []
 
-    def compiled(work, text, top, tool, support, level):
-        levels.append(level)
+    def compiled(work, text, top, tool, support, effort):
+        efforts.append(effort)
         (work / "core.so").write_text(text)
         return work / "core.so"
 
@@ -376,7 +376,31 @@ def test_quick_takes_what_is_there_already(tmp_path, monkeypatch, tools):
     well = library("a", "top", cache=tmp_path)
     assert quick[0] == quick[1] != well
     assert library("a", "top", quick=True, cache=tmp_path) == well
-    assert levels == [["-O1"], ["-O2"]]
+    assert efforts == [verilated._QUICK, verilated._WELL]
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path, monkeypatch, tools):
+    """Its working folder has files in it; the next compilation of the same core begins anew."""
+    seen = []
+
+    def compiled(work, text, top, tool, support, effort):
+        seen.append([path.name for path in work.iterdir()])
+        (work / "core.so").write_text(text)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return work / "core.so"
+
+    monkeypatch.setattr(verilated, "_compile", compiled)
+    monkeypatch.setattr(verilated, "_support", lambda *_: [])
+    with pytest.raises(KeyboardInterrupt):
+        library("a", "top", cache=tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+    left = next(tmp_path.iterdir()).with_suffix(".work")
+    left.mkdir()
+    (left / "core.v").write_text("half of a core")
+    library("a", "top", cache=tmp_path)
+    assert seen == [[], []]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".so"]
 
 
 def test_failed_compilation_leaves_nothing_behind(tmp_path, monkeypatch, tools):

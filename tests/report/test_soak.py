@@ -2,8 +2,12 @@
 
 import json
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from multiprocessing import active_children
+from signal import SIGTERM
+from time import monotonic, sleep
 
 import pytest
 
@@ -29,7 +33,7 @@ def core():
 
 @pytest.fixture
 def one_machine(core, monkeypatch):
-    """Every random machine is the small structured one, and small blocks."""
+    """Every random core is that of the small structured machine, and blocks are small."""
     monkeypatch.setattr(module, "random_machine", lambda number: (NAME, [], S))
     monkeypatch.setattr(module, "BLOCK", 4)
 
@@ -105,7 +109,7 @@ def test_several_parts_are_counted(core):
 def test_results_are_kept_and_not_done_again(one_machine, tmp_path, monkeypatch):
     results, told = tmp_path / "deep" / "soak.jsonl", []
     first = soak(1, 6, results=results, progress=lambda *counts: told.append(counts))
-    assert [(row["machine"], row["first"], row["layers"]) for row in first.rows] == [
+    assert [(row["core"], row["first"], row["layers"]) for row in first.rows] == [
         (0, 0, 4),
         (0, 4, 2),
     ]
@@ -131,6 +135,27 @@ def test_results_are_kept_and_not_done_again(one_machine, tmp_path, monkeypatch)
     assert checked == [0, 1, 2, 3]
 
 
+def test_each_layer_has_an_accounting_of_its_own(one_machine, monkeypatch):
+    """A failing one is named with it, and the command computes with it."""
+    seen = {}
+
+    def noted(core, machine, case, contract):
+        seen[case.seed] = machine.dma.capacity_kib
+        return check(core, machine, case, contract)
+
+    monkeypatch.setattr(module, "check", noted)
+    made = soak(1, 4, fault="requantise")
+    sets = {f"dma.capacity_kib={capacity}" if capacity else "" for capacity in seen.values()}
+    assert set(made.rows[0]["accountings"]) == sets
+    assert len(sets) > 1
+    assert made.failures
+    for failure in made.failures:
+        words = shlex.split(failure["command"])
+        capacity = seen[int(words[words.index("--seed") + 1])]
+        assert (f"dma.capacity_kib={capacity}" in words) == (capacity is not None)
+        assert main(words[3:]) == 1
+
+
 def test_no_block_is_begun_after_its_time(one_machine, tmp_path):
     assert soak(2, 8, hours=0).rows == []
 
@@ -138,7 +163,7 @@ def test_no_block_is_begun_after_its_time(one_machine, tmp_path):
 def test_several_processes_find_what_one_does(core):
     assert soak(2, 2, hours=0, jobs=2).rows == []
     made = soak(2, 2, jobs=2)
-    assert [row["machine"] for row in made.rows] == [0, 1]
+    assert [row["core"] for row in made.rows] == [0, 1]
     assert made == soak(2, 2)
 
 
@@ -151,14 +176,46 @@ def test_an_interrupt_ends_every_process_and_keeps_what_is_done(core, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         soak(2, 2, results=results, jobs=2, progress=stop)
     assert len(results.read_text().splitlines()) == 1
-    for child in active_children():
-        child.join(10)
+    end = monotonic() + 20
+    while active_children() and monotonic() < end:
+        sleep(0.05)
     assert active_children() == []
+
+
+def test_workers_clear_up_and_their_compilers_do_not_ignore_an_interrupt(tmp_path):
+    """Terminated, a worker leaves its contexts; an interrupt it leaves to the first process."""
+    code = f"""
+import os, signal, subprocess, sys
+from pathlib import Path
+from sinai.hw.verilated import _workplace
+from sinai.report.soak import _obey_the_first
+_obey_the_first()
+with _workplace(Path({str(tmp_path)!r}), "core"):
+    os.kill(os.getpid(), signal.SIGINT)
+    told = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    print(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True).stdout)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (128 + SIGTERM, ["True"], "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_ended_from_outside_is_no_bug_of_ours(core, monkeypatch):
+    """As where memory runs out."""
+
+    def killed(done, of):
+        for child in active_children():
+            child.kill()
+
+    with pytest.raises(InputError, match=r"one of 2 processes was ended .* fewer --jobs"):
+        soak(4, 2, jobs=2, progress=killed)
 
 
 def test_failures_are_counted_and_listed(one_machine, tmp_path, capsys):
     results = tmp_path / "soak.jsonl"
-    words = ["--machines", "1", "--layers", "4", "--jobs", "1", "--results", str(results)]
+    words = ["--cores", "1", "--layers", "4", "--jobs", "1", "--results", str(results)]
     words += ["--inject", "requantise"]
     assert main(words) == 1
     shown = capsys.readouterr().out
@@ -166,28 +223,27 @@ def test_failures_are_counted_and_listed(one_machine, tmp_path, capsys):
     assert made.total("failed") == 4
     assert len(made.failures) == 3
     for failure in made.failures:
-        assert failure["command"].startswith(f"python -m sinai.report.soak --machine {NAME} --seed")
+        assert failure["command"].startswith(f"python -m sinai.report.soak --machine {NAME} --")
         assert failure["command"] in shown
     assert main(words[:-2]) == 0
     shown = capsys.readouterr().out
     assert "differences            0  in 0 layers" in shown
-    assert (
-        "machines               1  1 structured, 0 unstructured; 0 with dma.capacity_kib" in shown
-    )
+    assert "cores                  1  compiled: 1 structured, 0 unstructured" in shown
 
 
 def test_totals_are_sums_of_rows():
     row = dict.fromkeys(
         ("layers", "split", "gaps", "refused", "counters", "steps", "bytes", "differences"), 2
     )
-    row |= {"failed": 0, "failures": [], "preset": NAME, "machine": 0}
+    row |= {"failed": 0, "failures": [], "preset": NAME, "core": 0}
     rows = [
-        {**row, "set": ["dma.capacity_kib=8"]},
-        {**row, "set": ["dma.capacity_kib=8"]},
-        {**row, "set": ["memories.x.capacity_kib=8"], "machine": 1, "preset": "unstructured-small"},
+        {**row, "accountings": ["", "dma.capacity_kib=8"]},
+        {**row, "accountings": ["dma.capacity_kib=8", "dma.capacity_kib=9"]},
+        {**row, "accountings": [""], "core": 1, "preset": "unstructured-small"},
     ]
     text = str(Soak(rows))
-    assert "           2  1 structured, 1 unstructured; 1 with dma.capacity_kib" in text
+    assert "cores                  2  compiled: 1 structured, 1 unstructured" in text
+    assert "           4  a core with an accounting: 2 with resident weights, 2 with" in text
     assert "layers                 6  6 in several parts, 6 with streams that wait; 6 more" in text
 
 
@@ -201,7 +257,7 @@ def test_totals_are_sums_of_rows():
         (["--machine", NAME, "--seed", "0", "--simpler", "99"], "no simpler case 99"),
         (["--machine", "none", "--seed", "0"], "no such preset or file"),
         (["--machine", NAME, "--seed", "0", "--inject", "speed"], "must be one of fetch,"),
-        (["--machines", "0"], "--machines"),
+        (["--cores", "0"], "--cores"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(core, words, message, capsys):

@@ -1,7 +1,7 @@
 """The digest of the code behind a result: what it is made of."""
 
-from sinai.report import sources as module
-from sinai.report.sources import COMPARISON, REPLAY, reached, sources
+from sinai.common import sources as module
+from sinai.common.sources import COMPARISON, REPLAY, VERILOG, reached, sources
 
 
 def names(entries):
@@ -21,6 +21,14 @@ def test_a_replay_needs_no_hardware():
     found = names(REPLAY)
     assert {"sim/stepped.py", "sim/engine.py", "traces/schema.py"} <= found
     assert not any(name.startswith(("hw/", "report/")) for name in found)
+
+
+def test_verilog_follows_from_no_program():
+    """How a layer is cut into parts, and what it computes, may change without a core to compile."""
+    found = names(VERILOG)
+    assert {"hw/unstructured.py", "hw/ranker.py", "hw/share.py", "common/contract.py"} <= found
+    assert not found & {"common/parts.py", "common/program.py", "common/integer.py"}
+    assert not any(name.startswith(("sim/", "report/")) for name in found)
 
 
 def test_a_change_shows_where_it_is_used(tmp_path, monkeypatch):

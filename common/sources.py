@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["COMPARISON", "REPLAY", "reached", "sources"]
+__all__ = ["COMPARISON", "REPLAY", "VERILOG", "reached", "sources"]
 
-#: Modules that a comparison of RTL, simulator and integer model begins with, and one of engines.
+#: Modules that a comparison of RTL, simulator and integer model begins with, one of engines, and
+#: the Verilog of a core.
 COMPARISON = ("report/validation.py", "common/cases.py")
 REPLAY = ("sim/replay.py",)
+VERILOG = ("hw/core.py", "hw/verilog.py")
 
 _PACKAGE = Path(__file__).parent.parent
 
