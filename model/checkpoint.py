@@ -34,7 +34,7 @@ from .integer import IntegerNet
 if TYPE_CHECKING:
     from .nets import PreActResNet, ResNet
 
-__all__ = ["FORMS", "Checkpoint", "Manifest", "bundled", "load", "pack"]
+__all__ = ["FORMS", "Checkpoint", "Manifest", "bundled", "is_checkpoint", "load", "pack"]
 
 #: Forms of P that every checkpoint holds.
 FORMS = ("patch", "tap")
@@ -280,6 +280,14 @@ def bundled() -> dict[str, Path]:
     """Checkpoints that come with the package, by name."""
     root = Path(str(resources.files(__package__))) / "checkpoints"
     return {path.parent.name: path.parent for path in sorted(root.glob("*/checkpoint.json"))}
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the folder of a checkpoint, or else the name of a bundled one."""
+    folder = Path(path)
+    return (folder / "checkpoint.json").is_file() or (
+        not folder.exists() and str(path) in bundled()
+    )
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:

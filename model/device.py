@@ -15,8 +15,10 @@ def pick(device: str) -> str:
     Raises
     ------
     InputError
-        If it is ``cuda`` and there is none.
+        If it is none of the three, or ``cuda`` and there is none.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu or cuda, not {device!r}")
     found = torch.cuda.is_available()
     if device == "cuda" and not found:
         raise InputError("device cuda: this computer has none; give auto or cpu")

@@ -53,12 +53,13 @@ def distill(
     state: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Distil the network that `sinai train` left in a folder and write a checkpoint folder.
+    """Distil a trained network and write a checkpoint folder.
 
     Parameters
     ----------
     net_state_path : path
-        Folder with ``state.pt`` and ``record.json``, or the ``state.pt`` itself.
+        As in :func:`sinai.model.trained.load_trained`. Of a fine-tuned network W and b are taken;
+        W~ and b~ are fitted anew, as of any other.
     data_spec : str
         Data set as in :func:`sinai.model.data.load`; its training split is used.
     out_dir : path

@@ -23,14 +23,13 @@ from .data import Images, load
 from .evaluate import spread
 from .exp_plan import DATASETS, Subject
 from .exp_scales import Scale
-from .finetune import adversary, finetune
-from .layerwise import distill_layers
+from .finetune import FineTuning, adversary, finetune
+from .layerwise import Distillation, distill_layers
 from .pool import Pool
 from .recipes import Recipe
-from .sinai import convert
-from .steps import set_steps
+from .sinai import convert, layers_of
 from .train import train
-from .weights import load_converted
+from .weights import digest, load_converted
 
 __all__ = ["Networks", "Source", "sources"]
 
@@ -44,9 +43,6 @@ _LAYERS: dict[str, dict[str, Any]] = {
     "FFN": {"linear": True, "only": "blocks.*.mlp.*"},
     "FFN + attention": {"linear": True, "only": ("blocks.*.mlp.*", "blocks.*.attn.*")},
 }
-
-#: Images on which the steps of a pool's members are set.
-_CALIBRATION = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +165,15 @@ class Networks:
             seed=self.seed,
         )
 
+    def recipes(self, subject: Subject) -> dict[str, Any]:
+        """Everything that made the network, by what was done, as it was done: ``training`` and, of
+        SINAI, ``distillation`` and ``tuning``."""
+        made = {"training": asdict(self.recipe(subject))}
+        if subject.method == "SINAI":
+            made["distillation"] = asdict(self._distillation(subject))
+            made["tuning"] = asdict(self._tuning(subject))
+        return made
+
     def name(self, subject: Subject) -> str:
         """Name of the folder that holds the finished network."""
         recipe, source = self.recipe(subject), self.data[subject.dataset]
@@ -208,29 +213,30 @@ class Networks:
         if (folder / "net.pt").exists():
             return load_converted(folder / "net.pt")[0]
         base = Subject(network=subject.network, dataset=subject.dataset)
-        net = convert(
-            self._make(base), seed=self.seed, bits=subject.bits, **_LAYERS[subject.layers]
-        )
+        net = self._make(base)
+        source = {"name": self.name(base), "digest": digest(net)}
+        net = convert(net, seed=self.seed, bits=subject.bits, **_LAYERS[subject.layers])
         self._distil(net.to(self.device), subject, folder, f"distilling {name}")
-        recipe = self.recipe(subject)
-        tuning = self.scale.of(self.scale.tuning, subject.network)
+        recipe = self.recipe(base)
         attacker, said = adversary(recipe)
 
         def show(done: int, of: int, task: float, error: float) -> None:
             self.tell(f"fine-tuning {name}", done, of)
 
-        images, labels = self._learned(subject)
-        batch = min(tuning.batch, len(images))
         return finetune(
             net,
-            images,
-            labels,
+            *self._learned(subject),
             folder,
-            replace(tuning, schemes=subject.tuned, batch=batch, seed=self.seed),
+            self._tuning(subject),
             attack=attacker,
-            attack_name=said,
             network=recipe.model,
-            data=self.data[subject.dataset].train.name,
+            told={
+                "source": source,
+                "data": self.data[subject.dataset].train.name,
+                "attack": said,
+                "distillation": asdict(self._distillation(subject)),
+            },
+            training=json.loads((self.folder / self.name(base) / "record.json").read_text()),
             progress=show,
         )
 
@@ -238,9 +244,9 @@ class Networks:
         """Other P for each further member, whose W~ are distilled; W and b are shared."""
         pool = Pool(net, self.scale.pool, seed=self.seed).to(self.device)
         name = self.name(subject)
-        pixels = self._learned(subject)[0][:_CALIBRATION].to(self.device)
         for index, member in enumerate(pool.members[1:], start=1):
-            set_steps(member, pixels.float().div(255))
+            for layer in layers_of(member):
+                layer.x_step.zero_()  # so that distillation sets the steps for this P
             what = f"distilling member {index} of {name}"
             self._distil(member, subject, self.folder / name / f"p{index}", what)
         return pool.eval()
@@ -251,13 +257,22 @@ class Networks:
         most = self.scale.tuning_images or len(data)
         return torch.from_numpy(data.images[:most]), torch.from_numpy(data.labels[:most])
 
-    def _distil(self, net: nn.Module, subject: Subject, folder: Path, what: str) -> None:
+    def _distillation(self, subject: Subject) -> Distillation:
+        """Of few images, a step takes no more than there are; likewise in fine-tuning."""
         recipe = self.scale.of(self.scale.distillation, subject.network)
-        images, _ = self._learned(subject)
+        batch = min(recipe.batch, len(self._learned(subject)[0]))
+        return replace(recipe, batch=batch, seed=self.seed)
+
+    def _tuning(self, subject: Subject) -> FineTuning:
+        recipe = self.scale.of(self.scale.tuning, subject.network)
+        batch = min(recipe.batch, len(self._learned(subject)[0]))
+        return replace(recipe, schemes=subject.tuned, batch=batch, seed=self.seed)
+
+    def _distil(self, net: nn.Module, subject: Subject, folder: Path, what: str) -> None:
         distill_layers(
             net,
-            images,
+            self._learned(subject)[0],
             folder,
-            replace(recipe, batch=min(recipe.batch, len(images)), seed=self.seed),
+            self._distillation(subject),
             progress=lambda done, of, loss: self.tell(what, done, of),
         )

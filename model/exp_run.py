@@ -103,11 +103,11 @@ def run(
     -------
     dict
         experiment, scale, title, notes, caps, seed, device, versions, each, data, networks (name of
-        folder to recipe) and rows. A row: dataset, data, network, model, method, scheme, variant,
-        attack (its label), kind (its name), eps, steps, images, clean, straight_through,
-        as_in_paper, worst_case, remark, and shares, which holds what every image counts (`right`,
-        as in :func:`sinai.model.robustness.measure`), by gradient and for ``clean`` and ``worst``.
-        None where a row has no such value.
+        folder to what :meth:`sinai.model.exp_nets.Networks.recipes` says) and rows. A row: dataset,
+        data, network, model, method, scheme, variant, attack (its label), kind (its name), eps,
+        steps, images, clean, straight_through, as_in_paper, worst_case, remark, and shares, which
+        holds what every image counts (`right`, as in :func:`sinai.model.robustness.measure`), by
+        gradient and for ``clean`` and ``worst``. None where a row has no such value.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def run(
             continue
         row["data"] = data[asked.subject.dataset].test.name
         rows.append(row | measuring.point(asked))
-        used[nets.name(asked.subject)] = asdict(nets.recipe(asked.subject))
+        used[nets.name(asked.subject)] = nets.recipes(asked.subject)
     rows = summarised(rows, experiment.summary)
     return {
         "schema": 1,

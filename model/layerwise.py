@@ -22,13 +22,15 @@ from ..common.errors import InputError
 from .layers import SinaiLayer
 from .sinai import layers_of
 from .steps import set_steps, under_scheme
-from .weights import read, write
+from .weights import digest, read, take_up, write
 
 __all__ = ["Distillation", "distill_layers", "gather_layers"]
 
 _STATE = ("noise_weight", "noise_bias", "noise_scale", "x_step", "x_unsigned", "p_shift")
 
 _CALIBRATION = 256
+
+_WHAT = "distillation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,8 @@ def distill_layers(
     Raises
     ------
     InputError
-        If a number is out of range, or `out` holds the state of another recipe.
+        If a number is out of range, the loss is not finite, or `out` holds the state of another
+        recipe, network or images.
     """
     recipe = recipe or Distillation()
     part, parts = share
@@ -117,15 +120,21 @@ def distill_layers(
     batches = len(images) // recipe.batch
     if not batches:
         raise InputError(f"batch must be at most the {len(images)} images, not {recipe.batch}")
+    identity = asdict(recipe) | {
+        "share": list(share),
+        "images": len(images),
+        "images_digest": digest(images),
+        "network_digest": digest(net),
+    }
+    file = Path(out) / f"layers-{part}-of-{parts}.pt"
+    state = take_up(file, _WHAT, identity)
     fixed = [k for k in layers.values() if k.switches.steps == "calibrated"]
     if any(not layer.calibrated for layer in fixed):
         set_steps(net, _batch(images[:_CALIBRATION], net))
     chosen = [layer for i, layer in enumerate(layers.values()) if i % parts == part]
     run = _Run(net, chosen, recipe, batches * recipe.epochs, _batch(images[: recipe.batch], net))
-    file = Path(out) / f"layers-{part}-of-{parts}.pt"
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(recipe) | {"images": len(images), "layers": list(layers)})
-    done = run.resume(file, text) if file.exists() else 0
+    done = 0 if state is None else run.resume(file, state)
     saved = time.monotonic()
     for step in range(done, run.steps):
         epoch, index = divmod(step, batches)
@@ -133,8 +142,13 @@ def distill_layers(
         order = torch.randperm(len(images), generator=generator)
         chosen_images = order[index * recipe.batch : (index + 1) * recipe.batch]
         loss = run.step(step, _batch(images[chosen_images], net))
+        if not math.isfinite(loss):
+            raise InputError(
+                f"distillation: at step {step + 1} of {run.steps} the loss is {loss} with lr"
+                f" {recipe.lr:g}; give a smaller lr, such as {recipe.lr / 10:g}"
+            )
         if time.monotonic() - saved >= save_every_s or step + 1 == run.steps:
-            write(file, run.state(step + 1, text))
+            write(file, run.state(step + 1, json.dumps(identity)))
             saved = time.monotonic()
         if progress is not None:
             progress(step + 1, run.steps, loss)
@@ -153,6 +167,8 @@ def gather_layers(net: nn.Module, out: Path) -> nn.Module:
     found: dict[str, dict[str, Tensor]] = {}
     for file in sorted(Path(out).glob("layers-*-of-*.pt")):
         state = read(file, "distillation")
+        if state.get("what") != _WHAT:
+            raise InputError(f"{file}: is no state of a {_WHAT}; remove it, or give another folder")
         if state["step"] < state["steps"]:
             raise InputError(
                 f"{file}: is at step {state['step']} of {state['steps']}; run its share to the end"
@@ -212,10 +228,11 @@ class _Run:
         self._forward(x, visit)
         return found
 
-    def state(self, step: int, recipe: str) -> dict[str, Any]:
+    def state(self, step: int, identity: str) -> dict[str, Any]:
         """Everything to go on from."""
         return {
-            "recipe": recipe,
+            "what": _WHAT,
+            "identity": identity,
             "step": step,
             "steps": self.steps,
             "rates": self.rates,
@@ -226,16 +243,19 @@ class _Run:
             "optimizers": {name: made.state_dict() for name, made in self.optimizers.items()},
         }
 
-    def resume(self, file: Path, recipe: str) -> int:
-        """Take up the state of `file`; returns the steps that are done."""
-        state = read(file, "distillation")
-        if state.get("recipe") != recipe:
-            raise InputError(f"{file}: holds the state of another recipe; choose another folder")
-        for layer in self.layers:
-            _load(layer, state["layers"].get(layer.name, {}), file)
-            self.optimizers[layer.name].load_state_dict(state["optimizers"][layer.name])
-        self.rates = state["rates"]
-        return state["step"]
+    def resume(self, file: Path, state: dict[str, Any]) -> int:
+        """Take up the `state` of `file`; returns the steps that are done."""
+        try:
+            for layer in self.layers:
+                _load(layer, state["layers"].get(layer.name, {}), file)
+                self.optimizers[layer.name].load_state_dict(state["optimizers"][layer.name])
+            self.rates, done = state["rates"], int(state["step"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"{file}: is damaged ({type(error).__name__}); remove it, and its layers are"
+                " distilled anew"
+            ) from None
+        return done
 
     def _forward(self, x: Tensor, visit: Callable[..., None]) -> None:
         """Run the dense network in eval mode; ``visit(layer, inputs, z)`` sees each layer."""

@@ -6,19 +6,19 @@ import copy
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..common.errors import InputError
 from .baselines import defend
-from .checkpoint import bundled, load
+from .checkpoint import bundled, is_checkpoint, load
 from .nets import build
 from .recipes import Recipe
 from .sinai import unconvert
-from .weights import load_converted
+from .weights import digest, read, rebuild
 
 __all__ = ["Trained", "load_trained"]
 
@@ -27,75 +27,148 @@ __all__ = ["Trained", "load_trained"]
 class Trained:
     """A trained network in eval mode on the CPU, with what made it.
 
-    `record` is that of ``record.json``, or the recipe and the step if training has not ended.
-    `noisy` is the same network with noise weights, if there are any.
+    Parameters
+    ----------
+    name : str
+        Of the folder, file or checkpoint.
+    net : Module
+        Without SINAI layers.
+    record : dict
+        That of ``record.json``, ``net.pt`` or the checkpoint; recipe and step if a training has not
+        ended.
+    noisy : Module, optional
+        The same network with noise weights, if there are any.
+    digest : str
+        Digest of a checkpoint's numbers, else of the network (:func:`sinai.model.weights.digest`).
     """
 
+    name: str
     net: nn.Module
-    recipe: Recipe
     record: dict[str, Any]
-    noisy: nn.Module | None = None
+    noisy: nn.Module | None
+    digest: str
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How it was trained.
+
+        Raises
+        ------
+        InputError
+            If the record does not say.
+        """
+        try:
+            return _recipe(self.record["recipe"])
+        except (KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"{self.name}: does not say how its network was trained; tune one that `sinai"
+                " train` made"
+            ) from None
 
 
 def load_trained(path: str | os.PathLike[str]) -> Trained:
-    """Read a folder of `sinai train` or `sinai finetune`, their ``state.pt`` or ``net.pt``, or a
-    checkpoint; code in a file is never run.
+    """Read a folder of `sinai train` or `sinai finetune`, the ``state.pt`` of the first or the
+    ``net.pt`` of the second under any name, or a checkpoint; code in a file is never run.
 
     Raises
     ------
     InputError
-        If a file is missing or damaged.
+        If a file is missing or damaged, or a fine-tuning has not ended.
     """
     path = Path(path)
-    if (path / "net.pt").is_file() or path.name == "net.pt":
-        return _tuned(path / "net.pt" if path.is_dir() else path)
-    if (path / "checkpoint.json").is_file() or (not path.exists() and str(path) in bundled()):
-        training = (loaded := load(path)).manifest.training
+    if is_checkpoint(path):
+        loaded = load(path)
+        noisy = loaded.floating()
         net = unconvert(loaded.floating())
-        return Trained(net, _recipe(training, path), training, loaded.floating())
-    return _trained(path / "state.pt" if path.is_dir() else path)
+        return Trained(loaded.name, net, loaded.manifest.training, noisy, loaded.digest)
+    file = _file(path)
+    state = read(file, "network")
+    if "about" in state:
+        return _tuned(state, file)
+    return _trained(state, file)
 
 
-def _tuned(file: Path) -> Trained:
-    net, about = load_converted(file)
-    record = about["record"] if isinstance(about["record"], dict) else {}
-    return Trained(unconvert(copy.deepcopy(net)), _recipe(record, file), record, net)
-
-
-def _recipe(record: dict[str, Any], path: Path) -> Recipe:
-    try:
-        return _made(record["recipe"])
-    except (KeyError, TypeError, AttributeError):
+def _file(path: Path) -> Path:
+    """The file that holds the network of `path`."""
+    if not path.exists():
         raise InputError(
-            f"{path}: does not say how its network was trained; tune one that `sinai train` made"
-        ) from None
+            f"{path}: is no file and no folder; give the folder that `sinai train` wrote, or `sinai"
+            f" finetune`, or a checkpoint: a folder, or one of {', '.join(bundled()) or 'none'}"
+        )
+    if path.is_file():
+        return path
+    for name in ("net.pt", "state.pt"):
+        if (path / name).is_file():
+            return path / name
+    if any(path.glob("layers-*-of-*.pt")):
+        raise _unfinished(path)
+    raise InputError(
+        f"{path}: holds neither state.pt nor net.pt nor checkpoint.json; give the folder that"
+        " `sinai train`, `sinai finetune` or `sinai distill` wrote"
+    )
 
 
-def _made(told: dict[str, Any]) -> Recipe:
-    listed = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-    return Recipe(**told | listed)
+def _unfinished(path: Path) -> InputError:
+    return InputError(
+        f"{path}: is of a fine-tuning that was interrupted; finish it with `sinai finetune` and"
+        " --resume"
+    )
 
 
-def _trained(file: Path) -> Trained:
+def _tuned(state: dict[str, Any], file: Path) -> Trained:
+    noisy, about = rebuild(state, file)
+    record = about["record"] if isinstance(about["record"], dict) else {}
+    net = unconvert(copy.deepcopy(noisy))
+    return Trained(_name(file, "net.pt"), net, record, noisy, digest(noisy))
+
+
+def _trained(state: dict[str, Any], file: Path) -> Trained:
+    if state.get("what") == "fine-tuning":
+        raise _unfinished(file)
     try:
-        state = torch.load(file, weights_only=True, map_location="cpu")
         told, weights = json.loads(state["recipe"]), state["net"]
-        recipe = _made(told)
+        recipe = _recipe(told)
         net = build(recipe.model, len(weights["classifier.bias"]))
         net = defend(net, recipe.defence, seed=recipe.seed)
         net.load_state_dict(weights)
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror}); give the folder that `sinai train` wrote"
-        ) from None
+        step = state["step"]
     except InputError:
         raise
-    except Exception as error:  # torch.load raises nearly anything on a damaged file
+    except Exception as error:  # whatever the file holds
         raise InputError(
             f"{file}: is no state of a training ({type(error).__name__}); give the folder that"
             " `sinai train` wrote"
         ) from None
-    record = {"recipe": told, "step": state["step"]}
-    if (file.with_name("record.json")).exists():
-        record = json.loads(file.with_name("record.json").read_text())
-    return Trained(net.eval(), recipe, record)
+    record = _record(file.with_name("record.json")) or {"step": step}
+    return Trained(
+        _name(file, "state.pt"), net.eval(), record | {"recipe": told}, None, digest(net)
+    )
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """The record of a training; empty if it has not ended."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: cannot be read ({getattr(error, 'strerror', None) or error}); remove it, or"
+            " run `sinai train` with --resume, which writes it anew"
+        ) from None
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{file}: is no record of a training; remove it, or run `sinai train` with --resume,"
+            " which writes it anew"
+        )
+    return record
+
+
+def _name(file: Path, usual: str) -> str:
+    """The name of the folder, where the file has its usual one."""
+    return file.absolute().parent.name if file.name == usual else file.name
+
+
+def _recipe(told: dict[str, Any]) -> Recipe:
+    listed = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+    return Recipe(**told | listed)

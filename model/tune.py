@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +14,9 @@ from ..common.errors import InputError
 from .data import load
 from .device import pick
 from .evaluate import spread
-from .finetune import FineTuning, adversary, finetune
+from .finetune import FineTuning, adversary, finetune, interrupted
 from .layerwise import Distillation, distill_layers
+from .nets import build
 from .recipes import Recipe
 from .sinai import convert
 from .trained import Trained
@@ -30,7 +33,7 @@ def tune(
     *,
     attacker: Recipe,
     images: int | None = None,
-    batch_norm: str = "fold",
+    batch_norm: str | None = None,
     device: str = "auto",
     distilled: Callable[[int, int, float], None] | None = None,
     tuned: Callable[[int, int, float, float], None] | None = None,
@@ -44,14 +47,17 @@ def tune(
     distillation : Distillation, optional
         None keeps the noise weights, and the folding, of a `source` that has some.
     out : Path
-        Also keeps what an interrupted run goes on from.
+        Also keeps what an interrupted run goes on from. The record of ``net.pt`` says of this
+        tuning (:func:`sinai.model.finetune.finetune`) name and digest of `source`, data, attack and
+        distillation, ``kept`` if there was none; and what was done to `source` before.
     attacker : Recipe
         Whose adversary and numbers fine-tuning attacks with.
     images : int, optional
         Training images at most, spread evenly.
-    batch_norm : {"fold", "keep"}
-        As in :class:`sinai.model.switches.Switches`. Folded, the essential neurons are chosen as
-        the accelerator chooses them.
+    batch_norm : {"fold", "keep"}, optional
+        As in :class:`sinai.model.switches.Switches`; by default ``fold``, with which the essential
+        neurons are chosen as the accelerator chooses them. Not with noise weights that are kept,
+        and not ``keep`` once they are folded.
     device : {"auto", "cpu", "cuda"}
     distilled, tuned : callable, optional
         Progress, as :func:`sinai.model.layerwise.distill_layers` and
@@ -60,10 +66,12 @@ def tune(
     Raises
     ------
     InputError
-        If the data have other classes than the network, a number is out of range, or there are no
-        noise weights to keep.
+        If the data have other classes than the network, a number is out of range, there are no
+        noise weights or batch-norms to keep, or `out` holds the state of something else.
     """
     attack, said = adversary(attacker)
+    device = pick(device)
+    _check_kept(source, distillation, batch_norm)
     chosen = load(data_spec, "train")
     if len(chosen.classes) != source.net.classes:
         raise InputError(
@@ -72,16 +80,16 @@ def tune(
         )
     chosen = chosen.take(spread(len(chosen), min(images or len(chosen), len(chosen))))
     pixels, labels = torch.from_numpy(chosen.images), torch.from_numpy(chosen.labels)
-    device = pick(device)
+    told = _told(source) | {
+        "data": chosen.name,
+        "attack": said,
+        "distillation": "kept" if distillation is None else asdict(distillation),
+    }
+    interrupted(out, tuning, pixels, labels, told)  # refuses a foreign folder before the long part
     if distillation is None:
-        if source.noisy is None:
-            raise InputError(
-                "network: has no noise weights yet; distil it for at least one epoch, or give a"
-                " checkpoint"
-            )
         net = source.noisy.to(device)
     else:
-        net = convert(source.net, seed=tuning.seed, batch_norm=batch_norm).to(device)
+        net = convert(source.net, seed=tuning.seed, batch_norm=batch_norm or "fold").to(device)
         distill_layers(net, pixels, out, distillation, progress=distilled)
     return finetune(
         net,
@@ -90,9 +98,39 @@ def tune(
         out,
         tuning,
         attack=attack,
-        attack_name=said,
         network=source.recipe.model,
-        data=chosen.name,
-        training=source.record,
+        told=told,
+        training={name: v for name, v in source.record.items() if name != "measured"},
         progress=tuned,
     )
+
+
+def _check_kept(source: Trained, distillation: Distillation | None, batch_norm: str | None) -> None:
+    if distillation is None and source.noisy is None:
+        raise InputError(
+            f"{source.name}: has no noise weights yet; distil it for at least one epoch, or give a"
+            " checkpoint"
+        )
+    if distillation is None and batch_norm is not None:
+        raise InputError(
+            f"batch_norm: the noise weights of {source.name} are kept, and batch-norms with them as"
+            f" they are; leave {batch_norm!r} out, or distil for at least one epoch"
+        )
+    if batch_norm == "keep":
+        with torch.device("meta"):  # only its modules are counted
+            whole = build(source.recipe.model, source.net.classes)
+        if _batch_norms(source.net) < _batch_norms(whole):
+            raise InputError(
+                f"batch_norm: those of {source.name} are folded already, so 'keep' has none to"
+                " keep; leave it out, or give the directory of `sinai train`"
+            )
+
+
+def _batch_norms(net: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+def _told(source: Trained) -> dict[str, Any]:
+    """What a record says of the network that was tuned. What was measured on it is its own."""
+    measured = {"measured": source.record["measured"]} if "measured" in source.record else {}
+    return {"source": {"name": source.name, "digest": source.digest} | measured}

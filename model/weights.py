@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import pickle
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..common.errors import InputError
 from ..common.scheme import Scheme
@@ -19,7 +20,15 @@ from .nets import build
 from .sinai import SinaiConv2d, SinaiLayer, SinaiLinear
 from .switches import Switches
 
-__all__ = ["load_converted", "read", "save_converted", "write"]
+__all__ = [
+    "digest",
+    "load_converted",
+    "read",
+    "rebuild",
+    "save_converted",
+    "take_up",
+    "write",
+]
 
 _FORMAT = 1
 _KINDS = {kind.__name__: kind for kind in (SinaiConv2d, SinaiLinear)}
@@ -56,13 +65,73 @@ def read(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); give the file of a {what}"
         ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch.load raises nearly anything on a damaged file
         raise InputError(
             f"{path}: is no {what} ({type(error).__name__}); give a file that sinai wrote"
         ) from None
     if not isinstance(state, dict):
         raise InputError(f"{path}: is no {what}; give a file that sinai wrote")
     return state
+
+
+def take_up(path: Path, what: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state that an interrupted `what` left in `path`, None if there is no such file.
+
+    Parameters
+    ----------
+    identity : mapping
+        What decides the run, as JSON holds it; :func:`write` is given the same as ``identity``, in
+        JSON, and `what`.
+
+    Raises
+    ------
+    InputError
+        If the file is of something else or of a run that differs; the message says in what.
+    """
+    if not path.exists():
+        return None
+    state = read(path, f"state of a {what}")
+    try:
+        theirs = json.loads(state["identity"]) if state["what"] == what else None
+    except (KeyError, TypeError, ValueError):
+        theirs = None
+    if not isinstance(theirs, dict):
+        raise InputError(f"{path}: is no state of a {what}; choose another folder")
+    ours = json.loads(json.dumps(identity))
+    other = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    if other:
+        raise InputError(
+            f"{path}: holds the state of another recipe ({', '.join(other)} not the same); choose"
+            " another folder"
+        )
+    return state
+
+
+def digest(*parts: Tensor | nn.Module) -> str:
+    """Return the SHA-256 of tensors, and of networks: of what their state holds, and of P and the
+    switches of their SINAI layers, whatever the device and the scheme."""
+    total = hashlib.sha256()
+    for part in parts:
+        state = {"": part} if isinstance(part, Tensor) else part.state_dict()
+        for name, value in state.items():
+            total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if isinstance(part, nn.Module):
+            total.update(json.dumps(_layers(part)).encode())
+    return total.hexdigest()
+
+
+def _layers(net: nn.Module) -> dict[str, dict[str, Any]]:
+    """What every SINAI layer is besides its state and its scheme."""
+    return {
+        name: {
+            "kind": type(layer).__name__,
+            "key": list(layer.key),
+            "switches": asdict(layer.switches),
+        }
+        for name, layer in net.named_modules()
+        if isinstance(layer, SinaiLayer)
+    }
 
 
 def save_converted(
@@ -83,14 +152,9 @@ def save_converted(
         If `net` has no SINAI layer or the file cannot be written.
     """
     layers = {
-        name: {
-            "kind": type(layer).__name__,
-            "key": list(layer.key),
-            "scheme": str(layer.scheme),
-            "switches": asdict(layer.switches),
-        }
-        for name, layer in net.named_modules()
-        if name and isinstance(layer, SinaiLayer)
+        name: entry | {"scheme": str(net.get_submodule(name).scheme)}
+        for name, entry in _layers(net).items()
+        if name
     }
     if not layers:
         raise InputError(f"network: {type(net).__name__} has no SINAI layer inside to save")
@@ -120,7 +184,13 @@ def load_converted(
     InputError
         If the file is damaged or does not fit the network.
     """
-    state = read(path, "converted network")
+    return rebuild(read(path, "converted network"), path, net)
+
+
+def rebuild(
+    state: dict[str, Any], path: str | os.PathLike[str], net: nn.Module | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """As :func:`load_converted`, from the `state` that was read from `path`."""
     try:
         about, weights = json.loads(state["about"]), state["net"]
         if about["format"] != _FORMAT:
@@ -133,7 +203,7 @@ def load_converted(
         made = [
             (name, entry, Switches(**entry["switches"])) for name, entry in about["layers"].items()
         ]
-        if any(switches.batch_norm == "fold" for _, _, switches in made):
+        if _lacks_batch_norm(net, weights):
             fold_batch_norm(net, strict=False)
         places: dict[int, list[str]] = {}
         for name, part in net.named_modules(remove_duplicate=False):
@@ -152,3 +222,14 @@ def load_converted(
             " sinai wrote, and the architecture it was made of"
         ) from None
     return net, about
+
+
+def _lacks_batch_norm(net: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether batch-norms of `net` were folded before `weights` were saved. The switches do not
+    say so: a folded network can be converted once more."""
+    return any(
+        f"{name}.{key}" not in weights
+        for name, module in net.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for key in module.state_dict()
+    )

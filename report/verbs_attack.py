@@ -115,8 +115,9 @@ def attack(
 ) -> None:
     """Attack a network under noise schemes and measure its robust accuracy.
 
-    CHECKPOINT is a directory, the name of a bundled checkpoint, the net.pt of `sinai finetune`, or
-    a directory of `sinai train`, which has no noise but that of a defence, and runs dense alone.
+    CHECKPOINT is a directory of `sinai distill`, the name of a bundled checkpoint, a directory of
+    `sinai finetune` or its net.pt under any name, or a directory of `sinai train`, which has no
+    noise but that of a defence, and runs dense alone.
     Every attack by gradient runs twice: with straight-through gradients, and as in the paper, with
     the zero gradient of rounding. The worst case is the minimum over both, and in the last row over
     all bounded attacks, image by image: believe that one. cw and unbounded may leave the bound and
@@ -178,22 +179,16 @@ def _network(
     checkpoint: str, projection: str, pool: bool
 ) -> tuple[Any, dict[str, Any], tuple[str, ...] | int]:
     """The network, what the record says about it, and its classes: names, or how many."""
-    from ..model.checkpoint import load
+    from ..model.checkpoint import is_checkpoint, load
     from ..model.pool import Pool
     from ..model.trained import load_trained
-    from ..model.weights import load_converted
 
-    if Path(checkpoint).is_file():
-        if pool:
-            raise InputError(f"{checkpoint}: --pool needs a checkpoint, which has two forms of P")
-        net, about = load_converted(checkpoint)
-        return net, {"checkpoint": Path(checkpoint).name, "made": about["record"]}, about["classes"]
-    if (Path(checkpoint) / "state.pt").exists():
-        if pool:
-            raise InputError(f"{checkpoint}: --pool needs a checkpoint, which has two forms of P")
+    if not is_checkpoint(checkpoint):
         trained = load_trained(checkpoint)
-        about = {"checkpoint": Path(checkpoint).name, "made": trained.record}
-        return trained.net, about, trained.net.classes
+        if pool:
+            raise InputError(f"{checkpoint}: --pool needs a checkpoint, which has two forms of P")
+        net = trained.net if trained.noisy is None else trained.noisy
+        return net, {"checkpoint": trained.name, "made": trained.record}, net.classes
     loaded = load(checkpoint)
     described = {"checkpoint": loaded.name, "model_digest": loaded.digest}
     if pool:

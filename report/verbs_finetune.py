@@ -102,10 +102,9 @@ _SCHEMES = ("unstructured:0.9", "structured:7:8")
 @click.option(
     "--batch-norm",
     type=click.Choice(["fold", "keep"]),
-    default="fold",
-    show_default=True,
-    help="Fold batch-norms into the convolutions first, as the accelerator has them, or let noise"
-    " pass through them.",
+    help="Fold batch-norms into the convolutions first, as the accelerator has them (the default),"
+    " or let noise pass through them. Only with distillation; keep, only if they are not folded"
+    " yet, as in a checkpoint.",
 )
 @click.option(
     "--adversary",
@@ -122,7 +121,7 @@ _SCHEMES = ("unstructured:0.9", "structured:7:8")
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Of P, the order of the images and the attack.",
+    help="Of the order of the images and the attack, and with distillation of P.",
 )
 @device_option
 @directory()
@@ -141,7 +140,7 @@ def finetune(
     mse_weight: float,
     reduction: str,
     forward: str,
-    batch_norm: str,
+    batch_norm: str | None,
     adversary: str,
     seed: int,
     device: str,
@@ -151,16 +150,18 @@ def finetune(
 ) -> None:
     """Convert a trained network, distil its 4-bit weights and fine-tune it, as the paper does.
 
-    TRAINED is a directory that `sinai train` or `sinai finetune` wrote, of any network, or a
-    checkpoint. DIR gets net.pt, which `sinai attack` takes, and what an interrupted run goes on
-    from with --resume. `sinai distill DIR` makes a checkpoint in the accelerator's integers of it.
+    TRAINED is a directory that `sinai train` or `sinai finetune` wrote, of any network, the net.pt
+    of the latter under any name, or a checkpoint. DIR gets net.pt, which `sinai attack` takes, and
+    what an interrupted run goes on from with --resume. `sinai distill DIR` makes a checkpoint in
+    the accelerator's integers with the tuned W and b; W~ and b~ it fits anew, so that accuracies
+    under noise are not those of net.pt.
 
     \b
     Examples:
       sinai finetune trained --data imagefolder:cifar10 -o tuned
       sinai finetune robust --data imagefolder:cifar10 --scheme structured:7:8 --epochs 2 -o tuned
       sinai finetune resnet18-cifar10jpeg --data imagefolder:cifar10 --distill-epochs 0 -o tuned
-      sinai attack tuned/net.pt --data imagefolder:cifar10 -o attacked
+      sinai attack tuned --data imagefolder:cifar10 -o attacked
     """
     need_torch("finetune")
     from dataclasses import replace

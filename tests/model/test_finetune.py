@@ -1,6 +1,7 @@
 """Algorithm 1 step by step by hand, resumption, and files of weights."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from sinai.common.errors import InputError
+from sinai.model import finetune as module
 from sinai.model import nets
 from sinai.model.finetune import FineTuning, finetune, mse
 from sinai.model.pool import Pool
-from sinai.model.sinai import convert, layers_of, set_scheme
+from sinai.model.sinai import convert, layers_of, set_scheme, unconvert
 from sinai.model.steps import set_steps, set_thresholds
 from sinai.model.weights import load_converted, read, save_converted
 
@@ -112,12 +114,17 @@ def test_schemes_take_turns_and_the_attack_sees_them(net, pixels, labels, tmp_pa
         return (x + 8 / 255 * x.grad.sign()).clamp(0, 1)
 
     recipe = FineTuning(batch=24, optimizer="adamw", lr=1e-3)
-    finetune(net, pixels, labels, tmp_path, recipe, attack=attack, attack_name="fgsm 8/255")
+    told = {"attack": "fgsm 8/255"}
+    finetune(net, pixels, labels, tmp_path, recipe, attack=attack, told=told)
     assert seen == ["unstructured:0.9", "structured:7:8"] * 2
     assert {str(layer.scheme) for layer in layers_of(net)} == {"dense"}
     _, about = load_converted(tmp_path / "net.pt", nets.build("tiny", 3))
     assert about["record"]["one_net"]
-    assert about["record"]["finetuning"]["attack"] == "fgsm 8/255"
+    [tuning] = about["record"]["finetuning"]
+    assert tuning["attack"] == "fgsm 8/255"
+    assert (tuning["batch_norm"], tuning["projection_seed"]) == ("keep", 7)
+    [run] = tuning["runs"]
+    assert (run["steps"], run["device"], run["torch"]) == (4, "cpu", torch.__version__)
 
 
 def test_fine_tuning_lowers_both_losses_under_noise(net, pixels, tmp_path):
@@ -185,6 +192,92 @@ def test_an_interrupted_run_goes_on_the_same(net, pixels, labels, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), fresh.parameters(), strict=True))
     with pytest.raises(InputError, match="holds the state of another recipe"):
         finetune(fresh, pixels, labels, tmp_path / "cut", ONE)
+
+
+def test_another_run_is_not_taken_up(net, pixels, labels, tmp_path):
+    """Same recipe, and something else is not the same: nothing of it is done or recorded."""
+    finetune(copy.deepcopy(net), pixels, labels, tmp_path, ONE, told={"data": "a"})
+    before = (tmp_path / "net.pt").read_bytes()
+    other = copy.deepcopy(net)
+    other.stem.weight.data[0, 0, 0, 0] += 1e-6
+    for given, message in (
+        ((net, pixels ^ 1, labels, {"data": "a"}), r"recipe \(images_digest not the same"),
+        ((net, pixels, labels.flip(0), {"data": "a"}), r"recipe \(images_digest not the same"),
+        ((net, pixels, labels, {"data": "b"}), r"recipe \(data not the same"),
+        ((net, pixels, labels, {}), r"recipe \(data not the same"),
+        ((other, pixels, labels, {"data": "a"}), "state of another network"),
+    ):
+        started, images, classes, told = given
+        with pytest.raises(InputError, match=message):
+            finetune(copy.deepcopy(started), images, classes, tmp_path, ONE, told=told)
+    assert (tmp_path / "net.pt").read_bytes() == before
+    set_scheme(net, "structured:4:8")  # which decides nothing
+    finetune(net, pixels, labels, tmp_path, ONE, told={"data": "a"})
+
+
+def test_other_batch_norms_and_damaged_states_are_refused(trained, pixels, labels, tmp_path):
+    folded, kept = (convert(copy.deepcopy(trained), batch_norm=how) for how in ("fold", "keep"))
+    finetune(copy.deepcopy(folded), pixels, labels, tmp_path, ONE)
+    with pytest.raises(InputError, match="state of another network"):
+        finetune(kept, pixels, labels, tmp_path, ONE)
+    state = read(tmp_path / "state.pt", "fine-tuning")
+    state["net"].popitem()
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=r"state\.pt: is damaged \(RuntimeError\); remove it"):
+        finetune(folded, pixels, labels, tmp_path, ONE)
+    torch.save({"recipe": state["identity"], "net": {}}, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=r"state\.pt: is no state of a fine-tuning"):
+        finetune(folded, pixels, labels, tmp_path, ONE)
+
+
+def test_the_record_says_where_each_step_ran(net, pixels, labels, tmp_path, monkeypatch):
+    recipe = replace(ONE, batch=24)
+
+    def stop(step, *_):
+        if step == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        finetune(
+            copy.deepcopy(net), pixels, labels, tmp_path, recipe, progress=stop, save_every_s=0
+        )
+    monkeypatch.setattr(module, "version", lambda name: "later")
+    training = {"recipe": {"model": "tiny"}, "finetuning": [{"lr": 1}]}
+    finetune(net, pixels, labels, tmp_path, recipe, training=training, network="tiny")
+    about = read(tmp_path / "net.pt", "network")["about"]
+    first, second = json.loads(about)["record"]["finetuning"]
+    assert first == {"lr": 1}
+    assert [(run["steps"], run["sinai"] == "later") for run in second["runs"]] == [
+        (3, False),
+        (1, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"lr": 1e38, "batch": 24}, r"smaller lr, such as 1e\+37$"),
+        ({"lr": 1e38}, r"at step 1 of 1 weights are not finite .*such as 1e\+37$"),
+        ({"lr": 1e38, "batch": 24, "reduction": "sum"}, r"or reduction element instead of sum$"),
+    ],
+    ids=str,
+)
+def test_a_diverged_run_leaves_no_network(net, pixels, labels, tmp_path, changes, remedy):
+    with torch.no_grad():  # one gradient is enough to leave what float32 holds
+        net.classifier.weight.mul_(1e6)
+    with pytest.raises(InputError, match=remedy):
+        finetune(net, pixels, labels, tmp_path, replace(ONE, **changes))
+    assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_preact"])
+def test_a_folded_network_is_converted_again_and_comes_back(name, normed, tmp_path):
+    """Its new layers say that batch-norms are kept, but there are none, or not all."""
+    net = convert(unconvert(convert(normed(name), batch_norm="fold")), batch_norm="keep")
+    save_converted(net, tmp_path / "net.pt", network=name)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_converted(tmp_path / "net.pt")[0](x), net(x))
 
 
 def test_refusals(net, pixels, labels, tmp_path):

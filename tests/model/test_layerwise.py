@@ -10,6 +10,7 @@ from sinai.common.errors import InputError
 from sinai.model.layerwise import Distillation, distill_layers, gather_layers
 from sinai.model.sinai import convert, layers_of
 from sinai.model.steps import set_steps
+from sinai.model.weights import read
 
 RECIPE = Distillation(epochs=3, batch=16)
 
@@ -108,7 +109,7 @@ class Stop(Exception):
 
 
 def test_an_interrupted_run_goes_on_the_same(net, pixels, tmp_path):
-    other = copy.deepcopy(net)
+    other, fresh = copy.deepcopy(net), copy.deepcopy(net)
     distill_layers(net, pixels, tmp_path / "whole", RECIPE)
 
     def stop(step, steps, loss):
@@ -119,15 +120,36 @@ def test_an_interrupted_run_goes_on_the_same(net, pixels, tmp_path):
         distill_layers(other, pixels, tmp_path / "cut", RECIPE, progress=stop, save_every_s=0)
     with pytest.raises(InputError, match=r"is at step 8 of 18; run its share to the end"):
         gather_layers(copy.deepcopy(other), tmp_path / "cut")
-    fresh = copy.deepcopy(net)
-    for layer in layers_of(fresh):
-        layer.reproject(layer.key)
     steps = []
     distill_layers(
         fresh, pixels, tmp_path / "cut", RECIPE, progress=lambda step, *_: steps.append(step)
     )
     assert steps[0] == 9
     assert same(weights(fresh), weights(net))
+
+
+def test_another_network_or_other_images_are_not_taken_up(net, pixels, tmp_path):
+    other = copy.deepcopy(net)
+    other.stem.weight.data[0, 0, 0, 0] += 1e-6
+    distill_layers(copy.deepcopy(net), pixels, tmp_path, RECIPE)
+    with pytest.raises(InputError, match=r"another recipe \(network_digest not the same\)"):
+        distill_layers(other, pixels, tmp_path, RECIPE)
+    with pytest.raises(InputError, match=r"another recipe \(images_digest not the same\)"):
+        distill_layers(copy.deepcopy(net), pixels ^ 1, tmp_path, RECIPE)
+    state = read(tmp_path / "layers-0-of-1.pt", "distillation")
+    del state["optimizers"]
+    torch.save(state, tmp_path / "layers-0-of-1.pt")
+    with pytest.raises(InputError, match=r"layers-0-of-1\.pt: is damaged \(KeyError\)"):
+        distill_layers(net, pixels, tmp_path, RECIPE)
+    torch.save({"step": 3}, tmp_path / "layers-0-of-1.pt")
+    with pytest.raises(InputError, match=r"layers-0-of-1\.pt: is no state of a distillation"):
+        gather_layers(net, tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_it(net, pixels, tmp_path):
+    wild = Distillation(epochs=3, batch=16, lr=1e38)
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) with lr 1e\+38; give a smaller"):
+        distill_layers(net, pixels, tmp_path, wild)
 
 
 def test_shares_give_what_one_process_gives(net, pixels, tmp_path):

@@ -149,7 +149,7 @@ def test_exported_masks_are_real_and_verify(checkpoint, data, tmp_path, capsys):
         ("train --model tiny --data {data} --batch 65 -o {new}", "batch"),
         (
             "distill {new} --data {data} -o {new}2",
-            "new: cannot be read .* that `sinai train` wrote",
+            "new: is no file and no folder.* that `sinai train` wrote",
         ),
         ("distill {trained} --data {data} -o {trained}", "exists already"),
         ("distill {trained} --data {data} --images 0 -o {new}", "between 1 and 10000, not 0"),

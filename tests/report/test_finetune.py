@@ -1,12 +1,13 @@
 """`sinai finetune` and what it hands on, on a few images."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from sinai.model.checkpoint import load
+from sinai.model.checkpoint import bundled, load
 from sinai.model.nets import build
 from sinai.model.sinai import convert, set_scheme
 from sinai.model.trained import load_trained
@@ -41,11 +42,15 @@ def test_a_tuned_network_is_attacked(trained, data, tmp_path, capsys):
     command = ["finetune", str(trained), "--data", data, *QUICK, "--scheme", "structured:7:8"]
     assert main([*command, "--attack-steps", "1", "-o", str(out)]) == 0
     net, about = load_converted(out / "net.pt")
-    tuning = about["record"]["finetuning"]
+    [tuning] = about["record"]["finetuning"]
     assert tuning["schemes"] == ["structured:7:8"]
     assert tuning["images"] == 32
     assert tuning["data"].startswith("npz:")
-    assert {"device", "torch", "python", "sinai", "seed"} <= tuning.keys()
+    [run] = tuning["runs"]
+    assert run.keys() == {"steps", "device", "torch", "python", "sinai"}
+    assert tuning["source"] == {"name": "net", "digest": load_trained(trained).digest}
+    assert tuning["distillation"]["epochs"] == 1
+    assert (tuning["batch_norm"], tuning["seed"], tuning["projection_seed"]) == ("fold", 0, 0)
     assert tuning["attack"].startswith("pgd, eps 0.03137, 1 steps")  # as it was trained
     weights = torch.load(trained / "state.pt", weights_only=True)["net"]
     assert not torch.equal(net.state_dict()["stem.weight"], weights["stem.weight"])
@@ -56,10 +61,18 @@ def test_a_tuned_network_is_attacked(trained, data, tmp_path, capsys):
     assert main([*command, "--epochs", "2", "-o", str(out)]) == 2
     assert "state of another recipe" in capsys.readouterr().err
 
-    attack = ["attack", str(out / "net.pt"), "--data", data, "--attack", "fgsm", "--images", "4"]
-    assert main([*attack, "--scheme", "structured:7:8", "-o", str(tmp_path / "robust")]) == 0
-    record = json.loads((tmp_path / "robust" / "robustness.json").read_text())
-    assert record["made"]["finetuning"] == tuning
+    (tmp_path / "best.pt").write_bytes((out / "net.pt").read_bytes())
+    rows = []
+    for index, network in enumerate((out, out / "net.pt", tmp_path / "best.pt")):
+        attack = ["attack", str(network), "--data", data, "--attack", "fgsm", "--images", "4"]
+        robust = tmp_path / f"robust{index}"
+        assert main([*attack, "--scheme", "structured:7:8", "-o", str(robust)]) == 0
+        record = json.loads((robust / "robustness.json").read_text())
+        assert record["made"]["finetuning"] == [tuning]
+        assert record["checkpoint"] == ("best.pt" if index == 2 else "tuned")
+        rows.append(record["rows"])
+    assert rows[0] == rows[1] == rows[2]
+    assert {row["scheme"] for row in rows[0]} == {"structured:7:8"}
 
 
 def test_a_tuned_network_becomes_a_checkpoint_and_is_tuned_again(trained, data, tmp_path):
@@ -74,7 +87,8 @@ def test_a_tuned_network_becomes_a_checkpoint_and_is_tuned_again(trained, data, 
     checkpoint = load(made)
     assert checkpoint.manifest.training == about["record"]
     assert checkpoint.manifest.training["recipe"]["adversary"] == "fgsm"
-    assert checkpoint.manifest.training["finetuning"]["optimizer"] == "sgd"
+    [first] = checkpoint.manifest.training["finetuning"]
+    assert first["optimizer"] == "sgd"
     x = torch.rand(4, 3, 16, 16)
     with torch.no_grad():
         exact, rounded = set_scheme(net, "dense")(x), checkpoint.floating()(x)
@@ -86,7 +100,130 @@ def test_a_tuned_network_becomes_a_checkpoint_and_is_tuned_again(trained, data, 
     assert not list(again.glob("layers*"))
     record = load_converted(again / "net.pt")[1]["record"]
     assert record["recipe"] == about["record"]["recipe"]
-    assert record["finetuning"]["optimizer"] == "adamw"
+    assert record["finetuning"][0] == first
+    assert record["finetuning"][1]["optimizer"] == "adamw"
+    assert record["finetuning"][1]["distillation"] == "kept"
+    assert record["finetuning"][1]["source"] == {"name": "checkpoint", "digest": checkpoint.digest}
+
+
+def test_what_was_measured_stays_with_the_source(trained, data, tmp_path):
+    """The accuracy before a tuning is none of the tuned network's."""
+    source = tmp_path / "source"
+    shutil.copytree(trained, source)
+    record = json.loads((source / "record.json").read_text())
+    (source / "record.json").write_text(json.dumps(record | {"measured": {"clean": 0.5}}))
+    command = ["finetune", str(source), "--data", data, *QUICK, "--adversary", "none"]
+    assert main([*command, "-o", str(tmp_path / "tuned")]) == 0
+    record = load_converted(tmp_path / "tuned" / "net.pt")[1]["record"]
+    assert "measured" not in record
+    assert record["finetuning"][0]["source"]["measured"] == {"clean": 0.5}
+
+
+def test_batch_norms_are_kept_or_refused(trained, data, tmp_path, capsys):
+    """A network that keeps them is read again; one whose are folded has none to keep, and no say
+    is asked for where nothing is converted."""
+    options = ["--data", data, *QUICK, "--adversary", "none"]
+    for how in ("keep", "fold"):
+        command = ["finetune", str(trained), *options, "--batch-norm", how]
+        assert main([*command, "-o", str(tmp_path / how)]) == 0
+        _, about = load_converted(tmp_path / how / "net.pt")
+        assert about["record"]["finetuning"][0]["batch_norm"] == how
+    again = ["finetune", str(tmp_path / "keep"), *options, "-o", str(tmp_path / "again")]
+    assert main([*again, "--batch-norm", "keep"]) == 0
+    assert load_converted(tmp_path / "again" / "net.pt")
+    again = ["finetune", str(tmp_path / "fold"), *options, "-o", str(tmp_path / "none")]
+    for more, words in (
+        (["--batch-norm", "keep"], "those of fold are folded already, so 'keep' has none to keep"),
+        (["--batch-norm", "fold", "--distill-epochs", "0"], "leave 'fold' out, or distil"),
+    ):
+        assert main([*again, *more]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()
+    assert main([*again, "--distill-epochs", "0", "--seed", "3"]) == 0
+    tuning = load_converted(tmp_path / "none" / "net.pt")[1]["record"]["finetuning"][1]
+    assert (tuning["batch_norm"], tuning["seed"], tuning["projection_seed"]) == ("fold", 3, 0)
+
+
+def test_another_run_is_not_gone_on_with(trained, data, tmp_path, capsys):
+    """Other images, another attack, network or handling of batch-norms: all refused, net.pt stays,
+    and a folder of something else gets no file."""
+    options = [*QUICK, "--adversary", "none"]
+    out = tmp_path / "tuned"
+    command = ["finetune", str(trained), *options, "-o", str(out)]
+    assert main([*command, "--data", data]) == 0
+    before = (out / "net.pt").read_bytes()
+    with np.load(data.removeprefix("npz:")) as file:
+        arrays = dict(file)
+    arrays["train_images"] = arrays["train_images"][::-1]
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other" / "images.npz", **arrays)
+    assert main([*command, "--data", f"npz:{tmp_path / 'other' / 'images.npz'}", "--resume"]) == 2
+    assert "images_digest not the same" in capsys.readouterr().err
+    for more, words in (
+        (["--adversary", "pgd"], "(attack not the same)"),
+        (["--batch-norm", "keep"], "(network_digest not the same)"),
+        (["--distill-epochs", "2"], "(distillation not the same)"),
+    ):
+        assert main([*command, "--data", data, *more, "--resume"]) == 2
+        assert words in capsys.readouterr().err
+    command[1] = str(out)
+    assert main([*command, "--data", data, "--resume"]) == 2
+    assert "(source not the same)" in capsys.readouterr().err
+    assert (out / "net.pt").read_bytes() == before
+    shutil.copytree(trained, tmp_path / "training")
+    command = ["finetune", str(trained), "--data", data, *options, "--resume", "-o"]
+    assert main([*command, str(tmp_path / "training")]) == 2
+    assert "state.pt: is no state of a fine-tuning" in capsys.readouterr().err
+    assert not list((tmp_path / "training").glob("layers*"))
+
+
+def test_a_diverged_run_is_no_success(trained, data, tmp_path, capsys):
+    command = ["finetune", str(trained), "--data", data, *QUICK, "--adversary", "none"]
+    assert main([*command, "--lr", "1e38", "-o", str(tmp_path / "tuned")]) == 2
+    said = capsys.readouterr().err
+    assert "with lr 1e+38; give a smaller lr, such as 1e+37" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "tuned" / "net.pt").exists()
+    command += ["--lr", "0.001", "--resume"]  # what was distilled is not lost
+    assert main([*command, "-o", str(tmp_path / "tuned")]) == 0
+
+
+def test_an_unfinished_or_damaged_network_is_named(trained, data, tmp_path, capsys):
+    tuned, damaged, none = (tmp_path / name for name in ("tuned", "damaged", "none"))
+    options = ["--data", data, *QUICK, "--adversary", "none", "-o", str(none)]
+    assert main(["finetune", str(trained), *options[:-1], str(tuned)]) == 0
+    (tuned / "net.pt").unlink()
+
+    def refused(path, words):
+        for verb in ("finetune", "distill", "attack"):
+            rest = options if verb == "finetune" else ["--data", data, "-o", str(none)]
+            assert main([verb, str(path), *rest]) == 2
+            said = capsys.readouterr().err
+            assert words in said
+            assert "Traceback" not in said
+
+    refused(tuned, "state.pt: is of a fine-tuning that was interrupted; finish it")
+    (tuned / "state.pt").unlink()
+    refused(tuned, "tuned: is of a fine-tuning that was interrupted; finish it")
+    refused(tmp_path, "holds neither state.pt nor net.pt nor checkpoint.json")
+    refused("resnet18", "is no file and no folder")
+    refused("resnet18", ", ".join(bundled()))
+    shutil.copytree(trained, damaged)
+    for text in ("{", "[]"):
+        (damaged / "record.json").write_text(text)
+        refused(damaged, "record.json")
+    (damaged / "state.pt").write_bytes(b"nothing")
+    refused(damaged, "state.pt")
+
+
+def test_devices_and_noise_weights_are_asked_for_first(trained, tmp_path, capsys, monkeypatch):
+    """Before a data set is read, which may take minutes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command = ["finetune", str(trained), "--data", "npz:none.npz", "-o", str(tmp_path / "out")]
+    assert main([*command, "--device", "cuda"]) == 2
+    assert "device cuda: this computer has none" in capsys.readouterr().err
+    assert main([*command, "--distill-epochs", "0"]) == 2
+    assert "has no noise weights yet" in capsys.readouterr().err
 
 
 def test_a_network_without_noise_weights_needs_distillation(trained, data, tmp_path, capsys):
