@@ -14,8 +14,19 @@ from ..common.errors import SinaiError
 
 __all__ = ["exit_status"]
 
-#: Failures of the system that no input and no program is to blame for.
-_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+#: Failures of the system, and names that it does not take: no program is to blame for them. A file
+#: that is missing (ENOENT) is not among them, since it may be one of ours.
+_SYSTEM = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 
 
 def exit_status(

@@ -1,5 +1,6 @@
 """The command line: what it prints, where it writes, and how it refuses."""
 
+import errno
 import json
 import os
 import re
@@ -360,13 +361,16 @@ def test_our_own_bugs_exit_70_with_a_traceback(monkeypatch, capsys):
     assert "bug of ours" in printed
 
 
-def test_full_disk_is_not_our_bug(monkeypatch, capsys):
-    def full(_source):
-        raise OSError(28, "No space left on device", "/some/file")
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP]
+)
+def test_a_full_disk_or_an_impossible_name_is_not_our_bug(monkeypatch, capsys, number):
+    def refused(_source):
+        raise OSError(number, os.strerror(number), "/some/file")
 
-    monkeypatch.setattr(machines, "load_machine", full)
+    monkeypatch.setattr(machines, "load_machine", refused)
     assert main(["energy", "show"]) == 2
-    assert capsys.readouterr().err == "sinai: /some/file: No space left on device\n"
+    assert capsys.readouterr().err == f"sinai: /some/file: {os.strerror(number)}\n"
 
 
 def test_the_installed_command_exits_with_the_status():
