@@ -236,7 +236,7 @@ class Networks:
                 "attack": said,
                 "distillation": asdict(self._distillation(subject)),
             },
-            training=json.loads((self.folder / self.name(base) / "record.json").read_text()),
+            training={"recipe": asdict(recipe), "data": self.data[subject.dataset].train.name},
             progress=show,
         )
 

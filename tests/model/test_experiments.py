@@ -21,6 +21,9 @@ from sinai.model.layerwise import Distillation
 from sinai.model.pool import Pool
 from sinai.model.recipes import RECIPES
 from sinai.model.sinai import layers_of, set_scheme
+from sinai.model.trained import load_trained
+from sinai.model.tune import tune
+from sinai.model.weights import load_converted
 
 OAT = Subject(network="resnet18", dataset="CIFAR-10")
 NOISY = replace(OAT, method="SINAI", tuned=("unstructured:0.9", "structured:7:8"))
@@ -251,6 +254,40 @@ def test_networks_are_shared_and_told_apart(small, spec, work):
     assert seeded.name(OAT) != made.name(OAT)
     assert {layer.switches.bits for layer in layers_of(made.get(replace(NOISY, bits=2)))} == {2}
     assert not list(layers_of(made.get(OAT)))
+
+
+def test_what_was_done_is_reported_and_the_network_is_tuned_further(small, spec, work, tmp_path):
+    """Twelve images: batches of 16 are of 12 then, in NAME.json as in the file of the network."""
+    data = sources((spec(),), 12)
+    record = run("table11", "tiny", data, work, device="cpu", images=2)
+    networks = json.loads(json.dumps(record["networks"]))
+    [name] = [name for name in networks if "SINAI" in name]
+    told = networks[name]
+    assert (told["training"]["batch"], told["distillation"]["batch"]) == (8, 12)
+    assert told["tuning"]["batch"] == 12
+    _, about = load_converted(work / name / "net.pt")
+    [tuning] = about["record"]["finetuning"]
+    assert tuning["distillation"] == told["distillation"]
+    assert {key: tuning[key] for key in told["tuning"]} == told["tuning"]
+    [base] = [name for name in networks if "OAT" in name]
+    assert networks[base] == {"training": told["training"]}
+    source = load_trained(work / base)
+    assert tuning["source"] == {"name": base, "digest": source.digest}
+    further = load_trained(work / name)
+    assert further.recipe == source.recipe
+    recipe = FineTuning(batch=16)
+    tune(further, spec(), tmp_path, None, recipe, attacker=further.recipe, device="cpu")
+    _, about = load_converted(tmp_path / "net.pt")
+    assert [each["images"] for each in about["record"]["finetuning"]] == [12, 32]
+
+
+def test_a_pool_is_taken_from_its_folder(small, spec, work):
+    first, again = (
+        Networks(SCALES["tiny"], sources((spec(),)), work).get(replace(NOISY, pool=True))
+        for _ in range(2)
+    )
+    ours, theirs = first.state_dict(), again.state_dict()
+    assert all(torch.equal(ours[name].nan_to_num(), theirs[name].nan_to_num()) for name in ours)
 
 
 def test_members_of_a_pool_differ_in_p_alone(small, spec, work):
