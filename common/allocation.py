@@ -7,8 +7,9 @@ which transfers take no time, it has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple
 
 from .descriptor import (
@@ -28,13 +29,20 @@ __all__ = [
     "Bound",
     "Move",
     "Place",
+    "Transfers",
     "groups_of",
+    "input_rows",
     "loaded_words",
     "move",
     "overflow",
     "places",
     "row_bits",
 ]
+
+
+#: Inner, outer and stride of the rows of a transfer; first row and rows of a band.
+Shape = tuple[int, int, int]
+Bands = tuple[int, int]
 
 
 class Bound(NamedTuple):
@@ -119,6 +127,15 @@ def loaded_words(machine: Machine, moves: Iterable[Move]) -> dict[str, int]:
     return counts
 
 
+@dataclass(frozen=True, eq=False)
+class Transfers:
+    """What a part loads and stores, in order: targets with inner, outer and stride of their rows.
+    Parts that move the same share one."""
+
+    loads: tuple[tuple[Target, Shape], ...]
+    stores: tuple[tuple[Target, Shape], ...]
+
+
 class Allocation:
     """Where each part lies. `need` has the rows that each memory needs.
 
@@ -126,100 +143,127 @@ class Allocation:
     on how a part is cut into tiles: p and masks.
     """
 
-    def __init__(self, layer: Layer, machine: Machine, scheme: Scheme, bounds: Sequence[Bound]):
-        self.layer, self.machine, self.rough = layer, machine, not scheme.dense
-        most, rough = places(machine), self.rough
-
-        @cache
-        def of_channels(channels: int) -> tuple[int, int, int]:
-            return _weight_rows(layer, machine, rough, channels)
-
-        @cache
-        def of_rows(row: int, rows: int) -> tuple[int, int]:
-            x, xq = x_feed(layer, machine, row, rows), xq_feed(layer, machine, row, rows)
-            return x.words * ceil_div(x.pixels, machine.columns), rough * xq.words * xq.pixels
-
-        @cache
-        def of_both(rows: int, channels: int) -> tuple[int, int, int, int]:
-            """Rows that outputs span in y, and inner, outer and stride of their transfer."""
-            groups, pixels = groups_of(machine, channels), rows * layer.w_out
-            if machine.unstructured:
-                gap = 1 << row_bits(machine, channels)
-                return (pixels - 1) * gap + groups, groups, pixels, gap
-            lines = groups * ceil_div(pixels, machine.columns) * GROUP
-            return lines, lines, 1, 0
-
-        self.ranges = _Turns([(bound.channel, bound.channels) for bound in bounds], most)
-        self.bands = _Turns([(bound.image, bound.row, bound.rows) for bound in bounds], most)
+    def __init__(
+        self,
+        layer: Layer,
+        machine: Machine,
+        scheme: Scheme,
+        bounds: Sequence[Bound],
+        inputs: Callable[[int, int], tuple[int, int]] | None = None,
+    ):
+        """`inputs` is :func:`input_rows` of the layer, for who tries many bounds."""
+        self.layer, self.machine, self.rough, self.bounds = layer, machine, not scheme.dense, bounds
+        rough = self.rough
+        inputs = inputs or partial(input_rows, layer, machine, scheme)
+        self._weights = {
+            channels: _weight_rows(layer, machine, rough, channels)
+            for channels in {bound.channels for bound in bounds}
+        }
+        self._inputs = {
+            band: inputs(*band) for band in {(bound.row, bound.rows) for bound in bounds}
+        }
+        self._outputs = {
+            sides: _output_rows(layer, machine, *sides)
+            for sides in {(bound.rows, bound.channels) for bound in bounds}
+        }
+        most = places(machine)
+        ranges = min(most, len({bound.channel for bound in bounds}))
+        bands = min(most, len({(bound.image, bound.row) for bound in bounds}))
         self.copies = min(most, len(bounds))
-        self.weights = [of_channels(bound.channels) for bound in bounds]
-        self.inputs = [of_rows(bound.row, bound.rows) for bound in bounds]
-        self.outputs = [of_both(bound.rows, bound.channels) for bound in bounds]
-        self.weight_slot = max(first + second for first, second, _ in self.weights)
-        self.parameter_slot = max(third for *_, third in self.weights)
-        self.x_slot, self.xq_slot = (max(each[n] for each in self.inputs) for n in (0, 1))
-        self.y_slot = max(each[0] for each in self.outputs)
+        self.weight_slot = max(exact + rough for exact, rough, _ in self._weights.values())
+        self.parameter_slot = max(rows for *_, rows in self._weights.values())
+        self.x_slot, self.xq_slot = (max(each[n] for each in self._inputs.values()) for n in (0, 1))
+        self.y_slot = max(rows for rows, _ in self._outputs.values())
         self.matrix = 0
         if rough:
             tiles = row_tiles(layer, machine) * element_tiles(layer, machine)
             self.matrix = tiles * machine.rpu.load_cycles
         keeps = layer.residual or bool(layer.joined)
         self.need = {
-            "weights": self.ranges.copies * self.weight_slot,
-            "x": self.bands.copies * self.x_slot,
+            "weights": ranges * self.weight_slot,
+            "x": bands * self.x_slot,
             "y": self.copies * self.y_slot,
             "residual": self.copies * self.y_slot * keeps,
-            "xq": self.bands.copies * self.xq_slot,
+            "xq": bands * self.xq_slot,
             "projection": self.matrix,
-            "parameters": self.ranges.copies * self.parameter_slot,
+            "parameters": ranges * self.parameter_slot,
         }
 
-    def places(self) -> tuple[Place, ...]:
-        """The place of each part, with its transfers."""
-        machine, rough, ranges, bands = self.machine, self.rough, self.ranges, self.bands
-        exact, sums = self.layer.residual, bool(self.layer.joined)
+    def transfers(self) -> list[Transfers]:
+        """What each part loads and stores."""
 
         @cache
-        def put(target: Target, base: int, inner: int, outer: int = 1, stride: int = 0) -> Move:
+        def of(first: bool, band: Bands | None, channels: int, sides: tuple[int, int]) -> Transfers:
+            loads: list[tuple[Target, Shape]] = []
+            x, xq = self._inputs[band] if band else (0, 0)
+            outputs = self._outputs[sides][1]
+            if self.rough and first:
+                loads.append((Target.PROJECTION, (self.matrix, 1, 0)))
+            if self.rough and band:
+                loads.append((Target.XQ, (xq, 1, 0)))
+            if channels:
+                whole, coarse, parameters = self._weights[channels]
+                loads.append((Target.WEIGHTS, (whole + coarse, 1, 0)))
+                loads.append((Target.PARAMETERS, (parameters, 1, 0)))
+            if band:
+                loads.append((Target.X, (x, 1, 0)))
+            if self.layer.residual:
+                loads.append((Target.RESIDUAL, outputs))
+            stores = [(Target.STORE_Y, outputs)]
+            if self.rough:
+                stores.append((Target.STORE_YQ, outputs))
+            return Transfers(tuple(loads), tuple(stores))
+
+        made = []
+        channel, band = None, None  # whose weights and inputs are there
+        for index, bound in enumerate(self.bounds):
+            other = (bound.image, bound.row)
+            fresh = None if other == band else (bound.row, bound.rows)
+            channels = 0 if bound.channel == channel else bound.channels
+            made.append(of(index == 0, fresh, channels, (bound.rows, bound.channels)))
+            channel, band = bound.channel, other
+        return made
+
+    def places(self) -> tuple[Place, ...]:
+        """The place of each part, with its transfers. What changes takes one place after another in
+        turn."""
+        machine, most = self.machine, places(self.machine)
+
+        @cache
+        def put(target: Target, base: int, inner: int, outer: int, stride: int) -> Move:
             return move(machine, target, base, inner, outer, stride)
 
         made = []
-        for index in range(len(self.weights)):
-            slot, turn, band = index % self.copies, ranges.turn[index], bands.turn[index]
-            whole, coarse, per_channel = self.weights[index]
-            x, xq = self.inputs[index]
-            shape = self.outputs[index][1:]
-            weights, parameters = turn * self.weight_slot, turn * self.parameter_slot
-            y, residual = slot * self.y_slot, slot * self.y_slot if exact else 0
-            x_base, xq_base = band * self.x_slot, band * self.xq_slot
-            loads = []
-            if rough and index == 0:
-                loads.append(put(Target.PROJECTION, 0, self.matrix))
-            if rough and bands.fresh[index]:
-                loads.append(put(Target.XQ, xq_base, xq))
-            if ranges.fresh[index]:
-                loads.append(put(Target.WEIGHTS, weights, whole + coarse))
-                loads.append(put(Target.PARAMETERS, parameters, per_channel))
-            if bands.fresh[index]:
-                loads.append(put(Target.X, x_base, x))
-            if exact:
-                loads.append(put(Target.RESIDUAL, residual, *shape))
-            stores = [put(Target.STORE_Y, y, *shape)]
-            if rough:
-                stores.append(put(Target.STORE_YQ, y, *shape))
+        ranges = bands = -1
+        for index, (bound, asked) in enumerate(zip(self.bounds, self.transfers(), strict=True)):
+            loaded = {target for target, _ in asked.loads}
+            ranges += Target.WEIGHTS in loaded
+            bands += Target.X in loaded
+            weights = ranges % most * self.weight_slot
+            y = index % self.copies * self.y_slot
+            base = {
+                Target.PROJECTION: 0,
+                Target.XQ: bands % most * self.xq_slot,
+                Target.WEIGHTS: weights,
+                Target.PARAMETERS: ranges % most * self.parameter_slot,
+                Target.X: bands % most * self.x_slot,
+                Target.RESIDUAL: y if self.layer.residual else 0,
+                Target.STORE_Y: y,
+                Target.STORE_YQ: y,
+            }
             made.append(
                 Place(
                     weights=weights,
-                    rough=weights + whole if rough else 0,
-                    parameters=parameters,
-                    x=x_base,
-                    xq=xq_base,
+                    rough=weights + self._weights[bound.channels][0] if self.rough else 0,
+                    parameters=base[Target.PARAMETERS],
+                    x=base[Target.X],
+                    xq=base[Target.XQ],
                     projection=0,
-                    residual=residual,
-                    sums=y if sums else 0,
+                    residual=base[Target.RESIDUAL],
+                    sums=y if self.layer.joined else 0,
                     y=y,
-                    loads=tuple(loads),
-                    stores=tuple(stores),
+                    loads=tuple(put(target, base[target], *rows) for target, rows in asked.loads),
+                    stores=tuple(put(target, base[target], *rows) for target, rows in asked.stores),
                 )
             )
         return tuple(made)
@@ -234,24 +278,6 @@ def _stream_words(machine: Machine, target: Target, rows: int) -> int:
     return ceil_div(rows * transfer_row_bits(machine, target), 8 * machine.dma.bytes_per_cycle)
 
 
-class _Turns:
-    """Which of `most` places each part uses for what it shares with its neighbours of equal key.
-
-    `fresh`: the part needs a load. `turn`: the place. `copies`: places needed.
-    """
-
-    def __init__(self, keys: Sequence[tuple[int, ...]], most: int):
-        self.fresh: list[bool] = []
-        self.turn: list[int] = []
-        before, loads = None, 0
-        for key in keys:
-            self.fresh.append(key != before)
-            loads += key != before
-            self.turn.append((loads - 1) % most)
-            before = key
-        self.copies = min(most, loads)
-
-
 def _weight_rows(
     layer: Layer, machine: Machine, rough: bool, channels: int
 ) -> tuple[int, int, int]:
@@ -262,3 +288,22 @@ def _weight_rows(
         return beats * groups, 4 * rough_beats * groups, groups
     lines = GROUP // machine.weight_words
     return groups * beats * lines, groups * 4 * rough_beats * lines, groups * lines
+
+
+def input_rows(
+    layer: Layer, machine: Machine, scheme: Scheme, row: int, rows: int
+) -> tuple[int, int]:
+    """Memory rows of x and of x^Q for output rows [row, row + rows)."""
+    x, xq = x_feed(layer, machine, row, rows), xq_feed(layer, machine, row, rows)
+    exact = x.words * ceil_div(x.pixels, machine.columns)
+    return exact, 0 if scheme.dense else xq.words * xq.pixels
+
+
+def _output_rows(layer: Layer, machine: Machine, rows: int, channels: int) -> tuple[int, Shape]:
+    """Rows that outputs span in y, and the shape of their transfer."""
+    groups, pixels = groups_of(machine, channels), rows * layer.w_out
+    if machine.unstructured:
+        gap = 1 << row_bits(machine, channels)
+        return (pixels - 1) * gap + groups, (groups, pixels, gap)
+    lines = groups * ceil_div(pixels, machine.columns) * GROUP
+    return lines, (lines, 1, 0)

@@ -158,19 +158,25 @@ MAX_BEATS = 1 << 15
 
 def memory_row_bits(machine: Machine, name: str) -> int:
     """Bits at one address of all banks of memory `name`: the unit of a transfer."""
-    structured = not machine.unstructured
-    word, vpus = 16 * machine.pses, machine.vpus
-    return {
-        "weights": machine.lanes * machine.weight_words * word,
-        "x": machine.columns * word,
-        "y": 16 * vpus,
-        "residual": 16 * vpus,
-        "xq": 4 * machine.rpu.word,
-        "p": machine.columns * 4 * word,
-        "projection": machine.rpu.port_bits,
-        "parameters": 128 * machine.lanes * machine.weight_words,
-        "masks": 8 * vpus if structured else 64 * machine.lanes,
-    }[name]
+    word = 16 * machine.pses
+    match name:
+        case "weights":
+            return machine.lanes * machine.weight_words * word
+        case "x":
+            return machine.columns * word
+        case "y" | "residual":
+            return 16 * machine.vpus
+        case "xq":
+            return 4 * machine.rpu.word
+        case "p":
+            return machine.columns * 4 * word
+        case "projection":
+            return machine.rpu.port_bits
+        case "parameters":
+            return 128 * machine.lanes * machine.weight_words
+        case "masks":
+            return 64 * machine.lanes if machine.unstructured else 8 * machine.vpus
+    raise KeyError(name)
 
 
 def memory_depth(machine: Machine, name: str) -> int:
@@ -181,21 +187,24 @@ def memory_depth(machine: Machine, name: str) -> int:
     return max(2, capacity // memory_row_bits(machine, name))
 
 
+_MEMORY_OF = {
+    Target.WEIGHTS: "weights",
+    Target.X: "x",
+    Target.RESIDUAL: "residual",
+    Target.XQ: "xq",
+    Target.PROJECTION: "projection",
+    Target.PARAMETERS: "parameters",
+    Target.MASKS: "masks",
+    Target.STORE_Y: "y",
+    Target.STORE_YQ: "y",
+    Target.STORE_SUM: "residual",
+    Target.STORE_MASKS: "masks",
+}
+
+
 def target_memory(target: Target) -> str:
     """Name of the memory that `target` fills or empties."""
-    return {
-        Target.WEIGHTS: "weights",
-        Target.X: "x",
-        Target.RESIDUAL: "residual",
-        Target.XQ: "xq",
-        Target.PROJECTION: "projection",
-        Target.PARAMETERS: "parameters",
-        Target.MASKS: "masks",
-        Target.STORE_Y: "y",
-        Target.STORE_YQ: "y",
-        Target.STORE_SUM: "residual",
-        Target.STORE_MASKS: "masks",
-    }[target]
+    return _MEMORY_OF[target]
 
 
 def transfer_row_bits(machine: Machine, target: Target) -> int:

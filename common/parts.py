@@ -11,13 +11,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise, product
 from typing import NamedTuple
 
-from .allocation import Allocation, Bound, Move, Place, groups_of, overflow
+from .allocation import (
+    Allocation,
+    Bound,
+    Place,
+    Shape,
+    Transfers,
+    groups_of,
+    input_rows,
+    overflow,
+)
 from .blocks import block_plan, p_room
-from .descriptor import memory_row_bits, transfer_cycles
+from .descriptor import Target, memory_row_bits, transfer_cycles
 from .errors import InputError
 from .geometry import is_tap, p_rows
 from .layer import Layer, ceil_div
@@ -96,6 +105,7 @@ def _stream(layer: Layer, machine: Machine, scheme: Scheme, images: int) -> Spli
             layer, machine, scheme, rows * layer.w_out, channels, projects
         )[0]
     )
+    inputs = cache(partial(input_rows, layer, machine, scheme))
     best: tuple[tuple[int, int], tuple[Part, ...]] | None = None
     # The last candidate has the smallest parts.
     for groups in _splits(groups_of(machine, layer.c_out)):
@@ -105,15 +115,16 @@ def _stream(layer: Layer, machine: Machine, scheme: Scheme, images: int) -> Spli
                 bounds = _bounds(layer, step, groups, bands, rows_first, images)
                 if best is not None and _least(bounds, plan) > best[0][0]:
                     continue
-                found = Allocation(layer, machine, scheme, bounds)
+                found = Allocation(layer, machine, scheme, bounds, inputs)
                 need = found.need
                 name = overflow(machine, need)
                 if name or _bytes(layer, machine, need) > capacity:
                     continue
-                projects, places = _projects(layer, machine, scheme, bounds), found.places()
-                key = (_estimate(machine, bounds, projects, places, plan), len(bounds))
+                projects = _projects(layer, machine, scheme, bounds)
+                cycles = _estimate(machine, bounds, projects, found.transfers(), plan)
+                key = (cycles, len(bounds))
                 if best is None or key < best[0]:
-                    best = key, _parts(machine, bounds, projects, places)
+                    best = key, _parts(machine, bounds, projects, found.places())
     if best is not None:
         return Split(best[0][0], best[1])
     if name and _bytes(layer, machine, need) <= capacity:
@@ -134,20 +145,28 @@ def _estimate(
     machine: Machine,
     bounds: list[Bound],
     projects: list[bool],
-    places: tuple[Place, ...],
+    transfers: list[Transfers],
     plan: Callable[[int, int, bool], float],
 ) -> int:
     """Cycles of a layer whose parts load, compute and store in a pipeline."""
 
     @cache
-    def time(moves: tuple[Move, ...]) -> int:
-        return sum(transfer_cycles(machine, move.target, move.rows) for move in moves)
+    def cycles(target: Target, rows: int) -> int:
+        return transfer_cycles(machine, target, rows)
+
+    def time(moves: tuple[tuple[Target, Shape], ...]) -> int:
+        return sum(cycles(target, inner * outer) for target, (inner, outer, _) in moves)
+
+    @cache
+    def times(each: Transfers) -> tuple[int, int]:
+        return time(each.loads), time(each.stores)
 
     stream = done = before = 0.0
-    for bound, own, place in zip(bounds, projects, places, strict=True):
-        stream = max(stream, before) + time(place.loads)
+    for bound, own, each in zip(bounds, projects, transfers, strict=True):
+        loads, stores = times(each)
+        stream = max(stream, before) + loads
         before, done = done, max(done, stream) + plan(bound.rows, bound.channels, own)
-        stream += time(place.stores)
+        stream += stores
     return round(max(done, stream))
 
 

@@ -125,14 +125,17 @@ class Stream:
             loaded = max(self.loaded, self.ended_before) + load
             if first < 0:
                 opened = max(clock.now - head_start + 1, *gates.values(), 0)
-                waits = dict(gates)
-                waits["xbank"] = max(opened + unit.fetch - 1, waits.get("xbank", 0))
-                cause = starved or self.starved
-                waits[cause] = max(loaded, waits.get(cause, 0))
-                clock.wait(waits)
+                fetched = opened + unit.fetch - 1  # not before any gate
+                if fetched > clock.now or loaded > clock.now:
+                    waits = dict(gates)
+                    waits["xbank"] = max(fetched, waits.get("xbank", 0))
+                    cause = starved or self.starved
+                    waits[cause] = max(loaded, waits.get(cause, 0))
+                    clock.wait(waits)
                 first = start = clock.now
             else:
-                clock.wait({"xbank": ready + between, self.starved: loaded})
+                if between or loaded > clock.now:
+                    clock.wait({"xbank": ready + between, self.starved: loaded})
                 start = clock.now
             self._pass(unit, 1)
             self.loaded, self.ended_before, self.ended = loaded, ready, clock.now
@@ -165,5 +168,7 @@ class Stream:
         clock = self.clock
         clock.now += unit.cycles * count
         clock.busy += unit.busy * count
-        clock.stalls["scan"] += unit.bubbles * count
-        clock.stalls["xbank"] += unit.late * count
+        if unit.bubbles:
+            clock.stalls["scan"] += unit.bubbles * count
+        if unit.late:
+            clock.stalls["xbank"] += unit.late * count

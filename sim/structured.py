@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,28 +20,13 @@ from .stream import Unit
 from .vector_unit import VectorUnit
 from .work import Counts, batches
 
-__all__ = ["StructuredUnit", "units_of"]
+__all__ = ["StructuredUnit"]
 
 #: Words of a row-beat of APPROXIMATE: 16 w nibbles.
 _ROW_WORDS = 4
 
 
-def units_of(issues: Counts, fetches: Counts) -> list[Unit]:
-    """The unit that each segment's beats are made of.
-
-    `issues` (batches,) is n of each batch, 0 where no group has an essential channel: such a batch
-    reads nothing and takes a cycle without issue. `fetches` (batches, segments) is f.
-    """
-    taken = np.maximum(issues, 1)
-    fetches = np.where(issues[:, None] > 0, np.maximum(fetches, 1), 1)
-    late = np.maximum(fetches[1:] - taken[:-1, None], 0).sum(0).tolist()
-    busy, bubbles, last = int(issues.sum()), int((issues == 0).sum()), int(taken[-1])
-    first = fetches[0].tolist()
-    return [Unit(busy, bubbles, idle, fetch, last) for idle, fetch in zip(late, first, strict=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Work:
+class _Work(NamedTuple):
     """What EXACT of a tile asks for.
 
     runs: (beats, unit) of equal beats in a row. busy: issue cycles a beat. essential: neurons.
@@ -49,7 +34,7 @@ class _Work:
     the tile.
     """
 
-    runs: list[tuple[int, Unit]]
+    runs: tuple[tuple[int, Unit], ...]
     busy: int
     essential: int
     idle_pixels: int
@@ -67,8 +52,7 @@ class StructuredUnit(VectorUnit):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._known: dict[tuple[int, int, int], _Work] = {}
-        self._grouped: tuple[Counts, Counts] | None = None
+        self._works: dict[tuple[int, int], _Work] = {}
         self._cut: dict[int, list[Unit]] = {}
         # Tiles of equal size, or of equal work, count alike: how many there were.
         self._roughly: Counter[tuple[int, int]] = Counter()
@@ -103,13 +87,9 @@ class StructuredUnit(VectorUnit):
         return first_issue, clock.now - 1
 
     def exact(self, index: int, tile: Tile) -> tuple[int, int]:
-        # Without a mask, tiles of equal pixels and width ask for the same work.
-        key = (tile.pixel, tile.pixels, tile.channels)
-        work = self._known.get(key)
-        if work is None:
-            work = self._work(tile)
-            if self.mask is None:
-                self._known[key] = work
+        if not self._works:
+            self._works = self._all_work()
+        work = self._works[tile.pixel, tile.channel]
         self.essential += work.essential
         gates = {} if self.scheme.dense else {"select": self.selected.pop(index)}
         first_issue = -1
@@ -183,59 +163,93 @@ class StructuredUnit(VectorUnit):
         """Lanes with channels, of a tile of so many."""
         return min(self.machine.lanes, ceil_div(channels, GROUP))
 
-    def _work(self, tile: Tile) -> _Work:
-        """Count what EXACT of a tile asks for, a beat.
+    def _all_work(self) -> dict[tuple[int, int], _Work]:
+        """What EXACT asks for of each tile of the part, by its first pixel and channel.
 
-        All VPUs advance together: a batch takes as long as its fullest group.
+        All VPUs advance together: a batch takes as long as its fullest group, n, and one without
+        any essential channel reads nothing and takes a cycle without issue.
         """
         machine, layer, part = self.machine, self.layer, self.part
-        columns, lanes = machine.columns, machine.lanes
-        count = ceil_div(tile.pixels, columns)
-        pixels = np.minimum(columns, tile.pixels - np.arange(count) * columns)
-        widths = np.clip(tile.channels - GROUP * np.arange(lanes), 0, GROUP)
-        first = (tile.pixel - part.row * layer.w_out) // columns
-        chosen = slice(first, first + count)
+        columns, span = machine.columns, machine.channels_side_by_side
+        first_pixel, pixels = part.row * layer.w_out, part.rows * layer.w_out
+        sizes = np.array(self.program.blocks[self.index].sizes)
+        ends = sizes.cumsum()
+        starts = ends - sizes
+        count = int(ends[-1])
+        filled = np.minimum(columns, pixels - np.arange(count) * columns)[:, None]
+        geometry = batches(layer, first_pixel, pixels, columns, machine.pses)
+        channels = np.arange(part.channel, part.channel + part.channels, span)
+        widths = np.clip(
+            (part.channel + part.channels - channels)[:, None] - GROUP * np.arange(machine.lanes),
+            0,
+            GROUP,
+        )
+        column = np.arange(len(widths))
+        if self.mask is None:  # supergroups of equal width ask for the same
+            widths, column = np.unique(widths, axis=0, return_inverse=True)
+        issues, essential = self._groups(widths, filled)
+        taken = np.maximum(issues, 1)
+        # (batches, segments, supergroups)
+        fetches = np.maximum(geometry.conflicts, 1)[..., None]
+        fetches = np.where(issues[:, None] > 0, fetches, 1)
+        late = np.zeros_like(fetches)
+        np.maximum(fetches[1:] - taken[:-1, None], 0, out=late[1:])
+        late[starts] = 0  # before a beat's first batch it is the unit's own fetch
+
+        def of_blocks(values: Counts) -> list:
+            return np.add.reduceat(values, starts, axis=0).tolist()
+
+        missing = np.maximum(issues[..., None] - widths, 0).sum(2)
+        rows = zip(
+            of_blocks(late.transpose(0, 2, 1)),
+            fetches[starts].transpose(0, 2, 1).tolist(),
+            of_blocks(issues),
+            of_blocks((issues == 0).astype(np.int64)),
+            taken[ends - 1].tolist(),
+            of_blocks(essential),
+            of_blocks((columns - filled) * issues * machine.lanes),
+            of_blocks(missing * filled),
+            of_blocks(geometry.words.sum(1)[:, None] * geometry.beats * (issues > 0)),
+            strict=True,
+        )
+        known: dict[tuple, tuple[tuple[int, Unit], ...]] = {}
+
+        def runs(lates: list[int], fetch: list[int], *ends: int) -> tuple[tuple[int, Unit], ...]:
+            key = (*lates, *fetch, *ends)
+            if key not in known:
+                busy, bubbles, last = ends
+                known[key] = tuple(
+                    (geometry.beats * len(list(equal)), Unit(busy, bubbles, *pair, last))
+                    for pair, equal in groupby(zip(lates, fetch, strict=True))
+                )
+            return known[key]
+
+        found = {}
+        firsts = (first_pixel + starts * columns).tolist()
+        of_channel = list(zip(channels.tolist(), column.ravel().tolist(), strict=True))
+        for pixel, row in zip(firsts, rows, strict=True):
+            works = [
+                _Work(runs(*asked[:5]), asked[2], *asked[5:]) for asked in zip(*row, strict=True)
+            ]
+            found |= {(pixel, channel): works[index] for channel, index in of_channel}
+        return found
+
+    def _groups(self, widths: Counts, filled: Counts) -> tuple[Counts, Counts]:
+        """Of the part, by batch and supergroup: essential channels of the fullest group, and of all
+        groups. `widths` (supergroups, lanes) are channels of groups, `filled` (batches, 1) pixels.
+        """
+        machine, part = self.machine, self.part
         if self.mask is None:
             keep = GROUP if self.scheme.dense else self.scheme.essential_of_group
             kept = np.minimum(widths, keep)
-            depth = np.full(count, kept.max())
-            essential = int(kept.sum()) * tile.pixels
-            idle_channels = int((depth[0] - kept).sum()) * tile.pixels
-        else:
-            deepest, sums = self._groups()
-            supergroup = tile.channel // machine.channels_side_by_side
-            depth = deepest[chosen, supergroup]
-            essential = int(sums[chosen, supergroup].sum())
-            idle_channels = 0
-            if tile.channels < machine.channels_side_by_side:
-                missing = np.maximum(depth[:, None] - widths, 0).sum(1)
-                idle_channels = int((missing * pixels).sum())
-        geometry = batches(
-            layer, part.row * layer.w_out, part.rows * layer.w_out, columns, machine.pses
-        )
-        runs = groupby(units_of(depth, geometry.conflicts[chosen]))
-        return _Work(
-            runs=[(geometry.beats * len(list(equal)), unit) for unit, equal in runs],
-            busy=int(depth.sum()),
-            essential=essential,
-            idle_pixels=int(((columns - pixels) * depth).sum()) * lanes,
-            idle_channels=idle_channels,
-            words=int(geometry.words[chosen][depth > 0].sum()) * geometry.beats,
-        )
-
-    def _groups(self) -> tuple[Counts, Counts]:
-        """Of the part, by batch and supergroup: essential channels of the fullest group, and of all
-        groups; made once for all its tiles."""
-        if self._grouped is None:
-            part, machine = self.part, self.machine
-            columns, lanes = machine.columns, machine.lanes
-            first, pixels = part.row * self.layer.w_out, part.rows * self.layer.w_out
-            count = ceil_div(pixels, columns)
-            supergroups = ceil_div(self.layer.c_out, machine.channels_side_by_side)
-            mask = np.zeros((count * columns, supergroups * lanes * GROUP), dtype=bool)
-            mask[:pixels, : self.layer.c_out] = self.mask[first : first + pixels]
-            # A bool is a byte of 0 or 1: eight of them summed by one multiplication.
-            eights = mask.view(np.uint64) * np.uint64(0x0101010101010101) >> np.uint64(56)
-            groups = eights.astype(np.int64).reshape(count, columns, supergroups, lanes)
-            self._grouped = groups.max((1, 3)), groups.sum((1, 3))
-        return self._grouped
+            return np.repeat(kept.max(1)[None], len(filled), 0), kept.sum(1) * filled
+        first, pixels = part.row * self.layer.w_out, part.rows * self.layer.w_out
+        shape = (len(filled), machine.columns, len(widths), machine.lanes)  # of groups
+        mask = np.zeros((shape[0] * shape[1], shape[2] * shape[3] * GROUP), dtype=bool)
+        mask[:pixels, : part.channels] = self.mask[
+            first : first + pixels, part.channel : part.channel + part.channels
+        ]
+        # A bool is a byte of 0 or 1: eight of them summed by one multiplication.
+        eights = mask.view(np.uint64) * np.uint64(0x0101010101010101) >> np.uint64(56)
+        groups = eights.astype(np.int64).reshape(shape)
+        return groups.max((1, 3)), groups.sum((1, 3))

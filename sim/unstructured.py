@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..common.layer import ceil_div
@@ -31,45 +34,46 @@ class UnstructuredUnit(VectorUnit):
         self.rows = np.full(self.machine.lanes, -1)
         self._approximated = self._last_rows(self.part.channels)
         self._walks: dict[int, Walk] = {}
+        # Tiles of equal size count alike: how many there were, and the walks of each.
+        self._roughly: Counter[int] = Counter()
+        self._exactly: dict[int, list[Walk]] = {}
+
+    def run(self, steps: Sequence[tuple[str, int]]) -> None:
+        super().run(steps)
+        for pixels, times in self._roughly.items():
+            self._count_approximate(pixels, times)
+        for pixels, done in self._exactly.items():
+            self._count_exact(pixels, done)
 
     def approximate(self, index: int, tile: Tile) -> tuple[int, int]:
-        machine, counts, clock = self.machine, self.counts, self.clock
-        beats = self.program.approximate_beats
-        rows = ceil_div(tile.channels, machine.lanes)
+        clock, rows = self.clock, ceil_div(tile.channels, self.machine.lanes)
         gates = {"rpu": self._usable(tile.pixel + tile.pixels - 1)}
-        unit = Unit(busy=tile.pixels)
-        first = self.weights.run(rows * beats, _ROW_WORDS, unit, gates, starved=self._starved)
-        useful = tile.pixels * tile.channels * beats
-        slots = machine.lanes * rows * beats * tile.pixels
-        self._slots(slots, useful, 0, slots - useful)
+        first = self.weights.run(
+            rows * self.program.approximate_beats,
+            _ROW_WORDS,
+            Unit(busy=tile.pixels),
+            gates,
+            starved=self._starved,
+        )
         self.selected[index] = clock.now - 1 + self.contract.to_mask
-        outputs = tile.pixels * tile.channels
-        counts["weights.read"] += _ROW_WORDS * tile.channels * beats
-        counts["row_register.write"] += _ROW_WORDS * tile.channels * beats
-        counts["p.read"] += rows * beats * tile.pixels
-        counts["mvu.mac4"] += 16 * machine.pses * useful
-        counts["accumulator.update"] += useful
         # Each lane passes its rows from 0 on; a lane that is at row 0 has its parameters.
         there = self.rows[: tile.channels]
-        counts["parameters.read"] += tile.channels - int(np.count_nonzero(there == 0))
+        self.counts["parameters.read"] += tile.channels - int(np.count_nonzero(there == 0))
         self.rows = self._approximated
-        counts["select.compare"] += outputs
-        # A lane writes the bits of a row and window at once, zeros of missing channels included.
-        counts["masks.write"] += machine.lanes * rows * ceil_div(tile.pixels, machine.window)
-        self._write_back(outputs)
+        self._roughly[tile.pixels] += 1
         return first, clock.now - 1
 
     def exact(self, index: int, tile: Tile) -> tuple[int, int]:
-        walk, beats = self._walk(tile), self.program.beats
+        walk = self._walk(tile)
         if not self.scheme.dense:
             selected = self.selected.pop(index)
             self.clock.wait({"select": selected})
             self.scanner.hold_until(selected)
-        issued = self.scanner.run(walk.scan, walk.pixels, walk.depth, beats)
+        issued = self.scanner.run(walk.scan, walk.pixels, walk.depth, self.program.beats)
         # The weight port belongs to EXACT until its end.
         self.weights.hold_until(self.clock.now)
         self.rows = walk.after
-        self._count(walk, tile, beats)
+        self._exactly.setdefault(tile.pixels, []).append(walk)
         return issued
 
     def _last_rows(self, channels: int) -> Counts:
@@ -102,26 +106,51 @@ class UnstructuredUnit(VectorUnit):
             self._walks = {other.pixel: walk for other, walk in zip(tiles, found, strict=True)}
         return self._walks[tile.pixel]
 
-    def _count(self, walk: Walk, tile: Tile, beats: int) -> None:
-        """Count the events of the exact passes of a tile."""
-        machine, counts = self.machine, self.counts
-        self.essential += walk.pairs
-        useful = walk.pairs * beats
-        absent = max(0, machine.lanes - tile.channels) * walk.issues
-        self._slots(machine.lanes * walk.issues * beats, useful, 0, absent * beats)
-        counts["weights.read"] += walk.rows * beats
-        counts["row_register.write"] += walk.rows * beats
-        counts["x.read"] += walk.words * beats
-        counts["window.write"] += walk.words * beats
+    def _count_approximate(self, pixels: int, times: int) -> None:
+        """Count the events of APPROXIMATE of `times` tiles of so many pixels."""
+        machine, counts, channels = self.machine, self.counts, self.part.channels
+        beats, rows = self.program.approximate_beats, ceil_div(channels, machine.lanes)
+        outputs = pixels * channels * times
+        useful = outputs * beats
+        slots = machine.lanes * rows * beats * pixels * times
+        self._slots(slots, useful, 0, slots - useful)
+        counts["weights.read"] += _ROW_WORDS * channels * beats * times
+        counts["row_register.write"] += _ROW_WORDS * channels * beats * times
+        counts["p.read"] += rows * beats * pixels * times
+        counts["mvu.mac4"] += 16 * machine.pses * useful
+        counts["accumulator.update"] += useful
+        counts["select.compare"] += outputs
+        # A lane writes the bits of a row and window at once, zeros of missing channels included.
+        counts["masks.write"] += machine.lanes * rows * ceil_div(pixels, machine.window) * times
+        self._write_back(outputs)
+
+    def _count_exact(self, pixels: int, done: list[Walk]) -> None:
+        """Count the events of the exact passes of tiles of so many pixels."""
+        machine, counts, channels = self.machine, self.counts, self.part.channels
+        beats = self.program.beats
+        pairs, issues, rows, words, steps, reads = (
+            sum(each)
+            for each in zip(
+                *((w.pairs, w.issues, w.rows, w.words, w.steps, w.reads) for w in done), strict=True
+            )
+        )
+        self.essential += pairs
+        useful = pairs * beats
+        absent = max(0, machine.lanes - channels) * issues
+        self._slots(machine.lanes * issues * beats, useful, 0, absent * beats)
+        counts["weights.read"] += rows * beats
+        counts["row_register.write"] += rows * beats
+        counts["x.read"] += words * beats
+        counts["window.write"] += words * beats
         counts["window.read"] += useful
         counts["mvu.mac16"] += machine.pses * useful
         counts["accumulator.update"] += useful
-        counts["parameters.read"] += walk.reads
-        counts["pairs.write"] += walk.pairs
+        counts["parameters.read"] += reads
+        counts["pairs.write"] += pairs
         counts["pairs.read"] += useful
-        counts["select.scan"] += walk.steps
+        counts["select.scan"] += steps
         if not self.scheme.dense:
-            rows = ceil_div(tile.channels, machine.lanes)
-            words = ceil_div(rows * machine.window, self.contract.scan_bits)
-            counts["masks.read"] += machine.lanes * words * ceil_div(tile.pixels, machine.window)
-        self._write_back(walk.pairs)
+            height = ceil_div(channels, machine.lanes)
+            per_window = machine.lanes * ceil_div(height * machine.window, self.contract.scan_bits)
+            counts["masks.read"] += per_window * ceil_div(pixels, machine.window) * len(done)
+        self._write_back(pairs)
