@@ -46,25 +46,29 @@ def findings(points: pd.DataFrame) -> dict[str, Any]:
 def same_ratio(points: pd.DataFrame) -> list[dict[str, Any]]:
     """q:8 on the structured machines against the unstructured one at the ratio q/8.
 
-    At a ratio that was not simulated, which the row says, latency and energy are interpolated
-    linearly in the measured noise, and EDP is their product: it lies below its own chords.
+    At a ratio that was not simulated, which the row says (`interpolated`, and
+    `interpolated_ideal` of the machine without idle slots), latency and energy are interpolated
+    linearly in the measured noise, and EDP is their product: it lies below its own chords. Beyond
+    the last simulated ratio nothing is known: there is no row, and None over ideal.
     """
     unstructured = select(points, SERIES[0])
     ideal = select(points, SERIES[1])
     rows = []
     for series in SERIES[3:]:
         for _, row in select(points, series).iterrows():
-            if row["scheme"] == "dense" or row["noise"] > unstructured["noise"].max():
+            if row["scheme"] == "dense" or _beyond(unstructured, row["noise"]):
                 continue
             found = {
                 "machine": series.machine,
                 "scheme": row["scheme"],
                 "noise": row["noise"],
                 "interpolated": not _simulated(unstructured, row["noise"]),
+                "interpolated_ideal": not _simulated(ideal, row["noise"]),
             }
             for against, curve in (("unstructured", unstructured), ("ideal", ideal)):
                 for name, value in _at(curve, row["noise"]).items():
-                    found[f"{name}_over_{against}"] = row[f"{name}_norm"] / value
+                    over = None if value is None else row[f"{name}_norm"] / value
+                    found[f"{name}_over_{against}"] = over
             rows.append(found)
     return rows
 
@@ -73,8 +77,14 @@ def _simulated(curve: pd.DataFrame, noise: float) -> bool:
     return bool(np.isclose(curve["noise"], noise, atol=2e-3).any())
 
 
-def _at(curve: pd.DataFrame, noise: float) -> dict[str, float]:
-    """Latency, energy and EDP of a curve at `noise`, normalised."""
+def _beyond(curve: pd.DataFrame, noise: float) -> bool:
+    return noise > curve["noise"].max() and not _simulated(curve, noise)
+
+
+def _at(curve: pd.DataFrame, noise: float) -> dict[str, float | None]:
+    """Latency, energy and EDP of a curve at `noise`, normalised; None beyond its end."""
+    if _beyond(curve, noise):
+        return dict.fromkeys(("latency", "energy", "edp"))
     values = {
         name: float(np.interp(noise, curve["noise"], curve[f"{name}_norm"]))
         for name in ("latency", "energy", "edp")
