@@ -30,7 +30,7 @@ from .sinai import layers_of, set_scheme
 from .steps import observed, under_scheme
 from .weights import digest, save_converted, take_up, write
 
-__all__ = ["FineTuning", "adversary", "finetune", "interrupted", "mse"]
+__all__ = ["FineTuning", "adversary", "check_folder", "finetune", "mse"]
 
 _WHAT = "fine-tuning"
 
@@ -208,18 +208,12 @@ def finetune(
     return net
 
 
-def interrupted(
+def check_folder(
     out: Path, recipe: FineTuning, images: Tensor, labels: Tensor, told: Mapping[str, Any]
-) -> bool:
-    """Whether `out` holds the state of this fine-tuning; arguments as of :func:`finetune`.
-
-    Raises
-    ------
-    InputError
-        If it holds the state of something else.
-    """
-    identity = _identity(recipe, images, labels, told)
-    return take_up(Path(out) / "state.pt", _WHAT, identity) is not None
+) -> None:
+    """Raise InputError if `out` holds the state of anything but the fine-tuning that
+    :func:`finetune` does with these arguments."""
+    take_up(Path(out) / "state.pt", _WHAT, _identity(recipe, images, labels, told))
 
 
 def adversary(recipe: Recipe) -> tuple[Attack | None, str]:

@@ -14,7 +14,7 @@ from ..common.errors import InputError
 from .data import load
 from .device import pick
 from .evaluate import spread
-from .finetune import FineTuning, adversary, finetune, interrupted
+from .finetune import FineTuning, adversary, check_folder, finetune
 from .layerwise import Distillation, distill_layers
 from .nets import build
 from .recipes import Recipe
@@ -66,12 +66,12 @@ def tune(
     Raises
     ------
     InputError
-        If the data have other classes than the network, a number is out of range, there are no
-        noise weights or batch-norms to keep, or `out` holds the state of something else.
+        If the network has a defence, the data have other classes, a number is out of range, there
+        are no noise weights or batch-norms to keep, or `out` holds the state of something else.
     """
     attack, said = adversary(attacker)
     device = pick(device)
-    _check_kept(source, distillation, batch_norm)
+    _check_source(source, distillation, batch_norm)
     chosen = load(data_spec, "train")
     if len(chosen.classes) != source.net.classes:
         raise InputError(
@@ -85,7 +85,7 @@ def tune(
         "attack": said,
         "distillation": "kept" if distillation is None else asdict(distillation),
     }
-    interrupted(out, tuning, pixels, labels, told)  # refuses a foreign folder before the long part
+    check_folder(out, tuning, pixels, labels, told)  # before distillation, which takes long
     if distillation is None:
         net = source.noisy.to(device)
     else:
@@ -105,7 +105,14 @@ def tune(
     )
 
 
-def _check_kept(source: Trained, distillation: Distillation | None, batch_norm: str | None) -> None:
+def _check_source(
+    source: Trained, distillation: Distillation | None, batch_norm: str | None
+) -> None:
+    if source.recipe.defence != "none":
+        raise InputError(
+            f"{source.name}: is trained with the noise of {source.recipe.defence}, which has no"
+            " place in net.pt; give a network of defence none"
+        )
     if distillation is None and source.noisy is None:
         raise InputError(
             f"{source.name}: has no noise weights yet; distil it for at least one epoch, or give a"

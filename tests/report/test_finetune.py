@@ -276,6 +276,17 @@ def test_a_missing_network_is_named(data, tmp_path, capsys):
     assert "give the folder that `sinai train` wrote" in capsys.readouterr().err
 
 
+def test_a_defended_network_is_not_tuned(data, tmp_path, capsys):
+    """Its net.pt could not be read again: it names a network without the defence."""
+    folder = tmp_path / "noisy"
+    train = ["train", "--model", "tiny", "--resolutions", "16", "--batch", "16", "--defence", "l2p"]
+    assert main([*train, "--data", data, "-o", str(folder)]) == 0
+    command = ["finetune", str(folder), "--data", data, *QUICK, "-o", str(tmp_path / "tuned")]
+    assert main(command) == 2
+    assert "noisy: is trained with the noise of l2p, which has no place" in capsys.readouterr().err
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_a_defended_network_makes_no_checkpoint(data, tmp_path, capsys):
     folder = tmp_path / "noisy"
     train = ["train", "--model", "tiny", "--resolutions", "16", "--batch", "16", "--defence", "rpf"]
