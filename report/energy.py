@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from ..common.layer import ceil_div
@@ -141,11 +142,12 @@ def energy(result: Result, table: Mapping[str, Energy] | None = None) -> pd.Data
             f"No energy given for counted event(s) {', '.join(unknown)} of machine"
             f" {result.machine.name}"
         )
-    parts = pd.DataFrame(
-        0.0, index=counts.index, columns=[f"energy_{name}_pj" for name in COMPONENTS]
-    )
+    spent = {name: np.zeros(len(counts)) for name in COMPONENTS}
     for name in events:
-        parts[f"energy_{name.split('.')[0]}_pj"] += counts[name] * table[name].pj
+        spent[name.split(".")[0]] += counts[name].to_numpy() * table[name].pj
+    parts = pd.DataFrame(
+        {f"energy_{name}_pj": values for name, values in spent.items()}, index=counts.index
+    )
     return parts.assign(energy_pj=parts.sum(axis=1))
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from statistics import NormalDist
 
@@ -296,6 +297,7 @@ def _level(noise: NDArray[np.float32], neighbour: float) -> None:
         noise /= np.float32(np.sqrt(1 - excess))
 
 
+@lru_cache(maxsize=1024)
 def _excess(shape: tuple[int, int], neighbour: float) -> float:
     """Variance of the mean of a smooth field over a map (H, W), above that of white noise."""
     weights, correlations = _pairs(shape, neighbour)
