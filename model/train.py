@@ -30,7 +30,7 @@ from .data import Images
 from .device import pick
 from .evaluate import spread
 from .recipes import Recipe
-from .weights import write
+from .weights import digest, read, write
 
 __all__ = ["Recipe", "accuracy", "robust_accuracy", "train"]
 
@@ -50,15 +50,17 @@ def train(
     """Train and return a network; `out` holds the state to resume from and the record.
 
     `out/state.pt` is replaced at most every `save_every_s` seconds; when it exists, training goes
-    on from it and gives the same batches as an uninterrupted run. `progress`, when given, is called
-    as ``progress(step, steps, loss, accuracy)``, the accuracy being that on the images trained on.
+    on from it and gives the same batches as an uninterrupted run. One that has ended is returned
+    as it is, whatever the data, and its record says what it was trained on. `progress`, when given,
+    is called as ``progress(step, steps, loss, accuracy)``, the accuracy on the images trained on.
     `device` is ``cpu``, ``cuda`` or ``auto``, which takes CUDA if there is one; the network comes
     back on the CPU.
 
     Raises
     ------
     InputError
-        If `out` holds the state of another recipe, or there are fewer images than a batch has.
+        If `out` holds the state of another recipe or, unfinished, of other images, or there are
+        fewer images than a batch has.
     """
     device = pick(device)
     if device == "cuda":
@@ -73,14 +75,23 @@ def train(
         )
     net = net.to(device, memory_format=torch.channels_last)
     optimizer = _optimizer(net, recipe)
-    steps = per_epoch * len(recipe.resolutions)
-    run = _Run(net, optimizer)
+    images, labels = torch.from_numpy(kept.images), torch.from_numpy(kept.labels)
+    made = {
+        "data": data.name,
+        "images": len(kept),
+        "images_digest": digest(images, labels),
+        "steps": per_epoch * len(recipe.resolutions),
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    run = _Run(net, optimizer, made)
     state_file = out / "state.pt"
     if state_file.exists():
-        run.restore(state_file, recipe, device)
+        run.restore(state_file, recipe)
+    steps = run.made["steps"]
 
     out.mkdir(parents=True, exist_ok=True)
-    images, labels = torch.from_numpy(kept.images), torch.from_numpy(kept.labels)
     started = saved = time.monotonic()
     before_s = run.spent_s
     for step in range(run.step, steps):
@@ -111,16 +122,7 @@ def train(
                 run.settle()
             run.save(state_file, recipe)
     net.eval()
-    record = {
-        "recipe": asdict(recipe),
-        "data": data.name,
-        "images": len(kept),
-        "steps": steps,
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "wall_s": round(run.spent_s, 1),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    record = {"recipe": asdict(recipe)} | run.made | {"wall_s": round(run.spent_s, 1)}
     if run.best is not None:
         record["validation"] = {"robust_accuracy": run.best["score"], "epoch": run.best["epoch"]}
     (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -129,25 +131,48 @@ def train(
 
 @dataclass
 class _Run:
-    """What changes while a network trains."""
+    """What changes while a network trains; `made` is what the record says besides."""
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
+    made: dict[str, Any]
     step: int = 0
     spent_s: float = 0.0
     best: dict[str, Any] | None = None
 
-    def restore(self, path: Path, recipe: Recipe, device: str) -> None:
-        state = torch.load(path, weights_only=True, map_location=device)
-        if state["recipe"] != json.dumps(asdict(recipe)):
+    def restore(self, path: Path, recipe: Recipe) -> None:
+        state = read(path, "state of a training")
+        if state.get("recipe") != json.dumps(asdict(recipe)):
             raise InputError(f"{path}: holds the state of another recipe; choose another -o")
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.spent_s, self.best = state["step"], state["spent_s"], state["best"]
+        try:
+            made = json.loads(state["made"])
+            ended = state["step"] == made["steps"]
+            if not ended and made["images_digest"] != self.made["images_digest"]:
+                raise InputError(
+                    f"{path}: holds the state of a training on other images, {made['data']};"
+                    " give those, or choose another -o"
+                )
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.spent_s, self.best = state["step"], state["spent_s"], state["best"]
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            json.JSONDecodeError,
+        ) as error:
+            raise InputError(
+                f"{path}: is damaged, or of data of other classes ({type(error).__name__}); choose"
+                " another -o"
+            ) from None
+        if ended:  # nothing runs here and now
+            self.made = made
 
     def save(self, path: Path, recipe: Recipe) -> None:
         state = {"recipe": json.dumps(asdict(recipe)), "step": self.step, "spent_s": self.spent_s}
         state |= {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state["made"] = json.dumps(self.made)
         write(path, state | {"best": self.best})
 
     def judge(self, score: float, epoch: int) -> None:

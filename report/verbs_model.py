@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ def train(
             shown.set_postfix(loss=f"{loss:.3f}", accuracy=f"{hit:.2f}", refresh=False)
 
         run_training(chosen, images, output, progress=show, device=device)
-    click.echo(f"{output}: {chosen.model} trained on {len(images)} images of {images.name}")
+    record = json.loads((output / "record.json").read_text(encoding="utf-8"))
+    click.echo(f"{output}: {chosen.model} trained on {record['images']} images of {record['data']}")
 
 
 @click.command()

@@ -44,6 +44,35 @@ def test_a_resumed_run_gives_the_same_network(images, tmp_path):
         assert torch.equal(value, parts.state_dict()[name]), name
 
 
+def test_a_run_goes_on_with_the_same_images_alone(images, tmp_path):
+    """Once it has ended nothing runs: the record still says what it was trained on."""
+    other = Images("other", images.images[::-1].copy(), images.labels, images.classes)
+    with pytest.raises(Stopped):
+        train(RECIPE, images, tmp_path, progress=stop_after(2), save_every_s=0)
+    with pytest.raises(InputError, match=r"of a training on other images, random/train; give"):
+        train(RECIPE, other, tmp_path)
+    net = train(RECIPE, images, tmp_path)
+    record = (tmp_path / "record.json").read_text()
+    assert json.loads(record)["data"] == "random/train"
+    again = train(RECIPE, other.take(np.arange(90)), tmp_path)
+    assert (tmp_path / "record.json").read_text() == record
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("gone", ["made", "net", "best"])
+def test_a_damaged_state_is_named(images, tmp_path, gone):
+    train(RECIPE, images, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state[gone]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(InputError, match=r"state\.pt: is damaged.* \(KeyError\); choose"):
+        train(RECIPE, images, tmp_path)
+    (tmp_path / "state.pt").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"state\.pt: is no state of a training"):
+        train(RECIPE, images, tmp_path)
+
+
 def test_learns_which_half_is_bright(tmp_path):
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 100, (128, 3, 32, 32), dtype=np.uint8)

@@ -101,7 +101,14 @@ def test_training_goes_on_only_when_asked(trained, data, tmp_path, capsys):
     assert "exists already; give another name, or --resume" in capsys.readouterr().err
     assert main([*arguments, str(tmp_path / "none"), "--resume"]) == 2
     assert "holds no state.pt to go on from" in capsys.readouterr().err
-    assert main([*arguments, str(trained), "--resume"]) == 0
+    capsys.readouterr()
+    with np.load(data.removeprefix("npz:")) as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "other.npz", **(arrays | {"train_labels": 1 - arrays["train_labels"]}))
+    other = [*TRAIN, "--data", f"npz:{tmp_path / 'other.npz'}", "--resume", "-o", str(trained)]
+    for again in ([*arguments, str(trained), "--resume"], other):  # it has ended
+        assert main(again) == 0
+        assert "tiny trained on 64 images of npz:images.npz/train" in capsys.readouterr().out
     assert main([*arguments, str(trained), "--resume", "--seed", "1"]) == 2
     assert "another recipe" in capsys.readouterr().err
 
