@@ -93,10 +93,11 @@ class FineTuning:
                     f"{name} must be {', '.join(known[:-1])} or {known[-1]}, not"
                     f" {getattr(self, name)!r}"
                 )
-        if self.epochs < 1 or self.batch < 1 or not self.lr > 0 or self.mse_weight < 0:
+        finite = 0 < self.lr < math.inf and 0 <= self.mse_weight < math.inf
+        if self.epochs < 1 or self.batch < 1 or not finite:
             raise InputError(
-                "epochs and batch must be at least 1, lr above 0 and mse_weight at least 0, not"
-                f" {self.epochs}, {self.batch}, {self.lr} and {self.mse_weight}"
+                "epochs and batch must be at least 1, lr above 0 and mse_weight at least 0, both"
+                f" finite, not {self.epochs}, {self.batch}, {self.lr} and {self.mse_weight}"
             )
         if not self.schemes or any(Scheme.parse(scheme).dense for scheme in self.schemes):
             raise InputError(

@@ -285,6 +285,8 @@ def test_refusals(net, pixels, labels, tmp_path):
         ({"forward": "dense"}, "forward must be mixed or accurate, not 'dense'"),
         ({"reduction": "max"}, "reduction must be element, mean or sum"),
         ({"batch": 0}, "epochs and batch must be at least 1"),
+        ({"lr": float("inf")}, "both finite, not 1, 128, inf and 0.1"),
+        ({"mse_weight": float("nan")}, "both finite, not 1, 128, 0.01 and nan"),
         ({"schemes": ("dense",)}, "schemes must be one or more with noise, not dense"),
     ):
         with pytest.raises(InputError, match=message):
