@@ -296,14 +296,16 @@ def accounted_case(seed: int, machine: Machine) -> tuple[list[str], Machine, Cas
     Weights are resident in one of three; otherwise all is streamed under a capacity that holds such
     layers, whole or in parts. One core computes with any of them.
     """
-    rng = np.random.default_rng([seed, 2])
+    rng, refused = np.random.default_rng([seed, 2]), 0
     while True:
         capacity = int(rng.integers(4, 25)) if rng.integers(0, 3) else None
         sets = [f"dma.capacity_kib={capacity}"] if capacity else []
         accounted = override(machine, sets)
         try:
-            return sets, accounted, random_case(seed, accounted)
+            case = random_case(seed, accounted)
+            return sets, accounted, replace(case, refused=case.refused + refused)
         except InputError:  # hardly a layer fits
+            refused += _DRAWS
             if capacity is None:
                 raise
 

@@ -13,7 +13,7 @@ __all__ = ["COMPARISON", "REPLAY", "VERILOG", "reached", "sources"]
 #: the Verilog of a core.
 COMPARISON = ("report/validation.py", "common/cases.py")
 REPLAY = ("sim/replay.py",)
-VERILOG = ("hw/core.py", "hw/verilog.py")
+VERILOG = ("hw/core.py", "hw/verilog.py", "hw/verilated.py")
 
 _PACKAGE = Path(__file__).parent.parent
 

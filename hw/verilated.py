@@ -390,11 +390,11 @@ def _word_bits(text: str, top: str) -> int:
     return int(found[1]) + 1 if found else 1
 
 
-def _units(sources: list[Path], most: int) -> Iterator[list[Path]]:
-    """Group sources into units of translation of at most `most` bytes, where a source is not more
-    by itself."""
+def _units(files: list[Path], most: int) -> Iterator[list[Path]]:
+    """Group files into units of translation of at most `most` bytes, where a file is not more by
+    itself."""
     unit, size = [], 0
-    for source in sources:
+    for source in files:
         bytes_ = source.stat().st_size
         if unit and size + bytes_ > most:
             yield unit
@@ -423,12 +423,12 @@ def _objects(units: list[tuple[Path, tuple[str, ...]]], work: Path, tool: list[s
 def _support(cache: Path, tool: list[str]) -> list[Path]:
     """Objects of what every model needs of Verilator; compiled once for all."""
     key = _digest(*_COMPILE, *_WELL.once, _version(*tool), _version(_cxx()))
-    sources = [_include(*tool) / name for name in ("verilated.cpp", "verilated_threads.cpp")]
+    files = [_include(*tool) / name for name in ("verilated.cpp", "verilated_threads.cpp")]
     with _locked(cache, key) as folder:
-        objects = [folder / f"{key}-{source.stem}.o" for source in sources]
+        objects = [folder / f"{key}-{file.stem}.o" for file in files]
         if not all(path.exists() for path in objects):
             with _workplace(folder, key) as work:
-                made = _objects([(source, _WELL.once) for source in sources], work, tool)
+                made = _objects([(file, _WELL.once) for file in files], work, tool)
                 for name, path in zip(made, objects, strict=True):
                     os.replace(work / name, path)
     return objects

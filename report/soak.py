@@ -225,7 +225,7 @@ def soak(
         If `results` cannot be read or written, or a process is ended from outside.
     """
     wrong(fault)
-    identity = {"sources": sources(*COMPARISON), "fault": fault}
+    identity = {"sources": sources(*COMPARISON, "report/soak.py"), "fault": fault}
     wanted = {
         (number, first): min(BLOCK, layers - first)
         for number in range(cores)
@@ -281,6 +281,7 @@ def _obey_the_first() -> None:
     Python, so that compilers do not inherit that they are ignored, and folders are cleared."""
 
     def leave(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pool terminates a second time
         warnings.simplefilter("ignore")  # of Amaranth, about designs that are left unfinished
         raise SystemExit(128 + number)
 
@@ -356,9 +357,11 @@ def _read(path: Path | None) -> Iterator[dict[str, Any]]:
         ) from None
     for line in lines:
         try:
-            yield json.loads(line)
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue  # cut short in mid-line
+        if isinstance(row, dict):
+            yield row
 
 
 def _append(path: Path | None, row: dict[str, Any]) -> None:
@@ -366,8 +369,12 @@ def _append(path: Path | None, row: dict[str, Any]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line cut short
+                    file.write(b"\n")
+            file.write(json.dumps(row).encode() + b"\n")
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); give another file"
@@ -451,7 +458,14 @@ def _command(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (of the process by default) and return its exit status."""
-    return exit_status(_command, "soak", argv, interrupted="interrupted; the same command goes on")
+    # Terminated, it ends its processes as if interrupted.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return exit_status(
+            _command, "soak", argv, interrupted="interrupted; the same command goes on"
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

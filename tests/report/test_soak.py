@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from multiprocessing import active_children
+from os import killpg
+from pathlib import Path
 from signal import SIGTERM
 from time import monotonic, sleep
 
@@ -126,9 +128,14 @@ def test_results_are_kept_and_not_done_again(one_machine, tmp_path, monkeypatch)
     assert more.total("layers") == 16
     # A line cut short is no result; neither is one of other sources or of a planted fault.
     lines = results.read_text().splitlines()
-    results.write_text("\n".join([lines[0], lines[2], lines[3][:-9]]))
+    results.write_text("\n".join([lines[0], lines[2], "[1]", "5", lines[3][:-9]]))
     checked.clear()
     soak(1, 8, results=results)
+    assert checked == []
+    soak(2, 8, results=results)
+    assert checked == [*range(module.SEEDS, module.SEEDS + 8)]
+    checked.clear()
+    soak(2, 8, results=results)
     assert checked == []
     monkeypatch.setattr(module, "sources", lambda *_: "other")
     soak(1, 4, results=results)
@@ -200,6 +207,53 @@ with _workplace(Path({str(tmp_path)!r}), "core"):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split(), done.stderr) == (128 + SIGTERM, ["True"], "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_terminated_twice_waits_for_its_compilers(tmp_path):
+    """By the first process, and by the pool that misses another worker."""
+    code = f"""
+import os, signal, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Timer
+from sinai.report.soak import _obey_the_first
+_obey_the_first()
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(subprocess.run, ["sh", "-c", "sleep 1; touch {tmp_path}/compiled"])
+    Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + SIGTERM, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["compiled"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_terminated_the_first_process_ends_the_others(core, tmp_path):
+    words = ["--cores", "2", "--layers", "400", "--results", str(tmp_path / "soak.jsonl")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "sinai.report.soak", *words, "--jobs", "2"],
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while process.poll() is None and len(children.read_text().split()) < 3:
+            sleep(0.05)  # two workers and the tracker of resources
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert b"the same command goes on" in said
+    end = monotonic() + 20
+    while _group_lives(process.pid) and monotonic() < end:
+        sleep(0.05)
+    assert not _group_lives(process.pid)
+
+
+def _group_lives(group):
+    try:
+        killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_process_ended_from_outside_is_no_bug_of_ours(core, monkeypatch):
