@@ -46,50 +46,41 @@ def findings(points: pd.DataFrame) -> dict[str, Any]:
 def same_ratio(points: pd.DataFrame) -> list[dict[str, Any]]:
     """q:8 on the structured machines against the unstructured one at the ratio q/8.
 
-    At a ratio that was not simulated, which the row says (`interpolated`, and
-    `interpolated_ideal` of the machine without idle slots), latency and energy are interpolated
-    linearly in the measured noise, and EDP is their product: it lies below its own chords. Beyond
-    the last simulated ratio nothing is known: there is no row, and None over ideal.
+    At a ratio that was not simulated, which the row says (`interpolated`), latency and energy are
+    interpolated linearly in the measured noise, and EDP is their product: it lies below its own
+    chords. Beyond the last simulated ratio nothing is known, and there is no row. The machine
+    without idle slots (`ideal`) has points at the same ratios as the one as built.
     """
     unstructured = select(points, SERIES[0])
     ideal = select(points, SERIES[1])
     rows = []
     for series in SERIES[3:]:
         for _, row in select(points, series).iterrows():
-            if row["scheme"] == "dense" or _beyond(unstructured, row["noise"]):
+            noise = row["noise"]
+            simulated = bool(np.isclose(unstructured["noise"], noise, atol=2e-3).any())
+            beyond = not simulated and noise > unstructured["noise"].max()
+            if row["scheme"] == "dense" or beyond:
                 continue
             found = {
                 "machine": series.machine,
                 "scheme": row["scheme"],
-                "noise": row["noise"],
-                "interpolated": not _simulated(unstructured, row["noise"]),
-                "interpolated_ideal": not _simulated(ideal, row["noise"]),
+                "noise": noise,
+                "interpolated": not simulated,
             }
             for against, curve in (("unstructured", unstructured), ("ideal", ideal)):
-                for name, value in _at(curve, row["noise"]).items():
-                    over = None if value is None else row[f"{name}_norm"] / value
-                    found[f"{name}_over_{against}"] = over
+                for name, value in _at(curve, noise, simulated).items():
+                    found[f"{name}_over_{against}"] = row[f"{name}_norm"] / value
             rows.append(found)
     return rows
 
 
-def _simulated(curve: pd.DataFrame, noise: float) -> bool:
-    return bool(np.isclose(curve["noise"], noise, atol=2e-3).any())
-
-
-def _beyond(curve: pd.DataFrame, noise: float) -> bool:
-    return noise > curve["noise"].max() and not _simulated(curve, noise)
-
-
-def _at(curve: pd.DataFrame, noise: float) -> dict[str, float | None]:
-    """Latency, energy and EDP of a curve at `noise`, normalised; None beyond its end."""
-    if _beyond(curve, noise):
-        return dict.fromkeys(("latency", "energy", "edp"))
+def _at(curve: pd.DataFrame, noise: float, simulated: bool) -> dict[str, float]:
+    """Latency, energy and EDP of a curve at `noise`, normalised."""
     values = {
         name: float(np.interp(noise, curve["noise"], curve[f"{name}_norm"]))
         for name in ("latency", "energy", "edp")
     }
-    if not _simulated(curve, noise):
+    if not simulated:
         values["edp"] = values["latency"] * values["energy"]
     return values
 

@@ -161,31 +161,30 @@ def test_same_ratio_by_hand():
                 "unstructured", "unstructured:0.75", 0.75, latency_s=0.5, energy_pj=0.5, edp_js=0.25
             ),
             row("unstructured-ideal", "dense", 0.0),
+            row("unstructured-ideal", "unstructured:0.25", 0.25),
             row(
                 "unstructured-ideal",
-                "unstructured:0.7",
-                0.7,
-                latency_s=0.3,
-                energy_pj=0.3,
-                edp_js=0.09,
+                "unstructured:0.75",
+                0.75,
+                latency_s=0.2,
+                energy_pj=0.2,
+                edp_js=0.04,
             ),
             row("structured", "structured:4:8", 0.5, latency_s=0.6),
             row("structured", "structured:6:8", 0.75, latency_s=0.4),
+            row("structured", "structured:7:8", 0.875),  # beyond the last: no row
         ]
     )
     at_half, at_three_quarters = same_ratio(normalise(table))
     assert at_half["interpolated"] is True
     assert at_half["latency_over_unstructured"] == pytest.approx(0.6 / 0.75)
-    assert at_half["interpolated_ideal"] is True
-    assert at_half["latency_over_ideal"] == pytest.approx(0.6 / 0.5)
-    assert at_half["edp_over_ideal"] == pytest.approx(1 / 0.5**2)
+    assert at_half["latency_over_ideal"] == pytest.approx(0.6 / 0.6)
+    assert at_half["edp_over_ideal"] == pytest.approx(1 / 0.6**2)
     assert at_half["edp_over_unstructured"] == pytest.approx(1 / 0.75**2)
     assert at_three_quarters["interpolated"] is False
     assert at_three_quarters["edp_over_unstructured"] == pytest.approx(1 / 0.25)
     assert at_three_quarters["latency_over_unstructured"] == pytest.approx(0.8)
-    assert at_three_quarters["interpolated_ideal"] is True
-    for name in ("latency", "energy", "edp"):
-        assert at_three_quarters[f"{name}_over_ideal"] is None, "the ideal curve ends at 0.7"
+    assert at_three_quarters["edp_over_ideal"] == pytest.approx(1 / 0.04)
 
 
 def test_same_ratio_where_every_ratio_was_simulated():
@@ -199,7 +198,7 @@ def test_same_ratio_where_every_ratio_was_simulated():
         ]
     )
     [found] = same_ratio(normalise(table))
-    assert (found["interpolated"], found["interpolated_ideal"]) == (False, False)
+    assert found["interpolated"] is False
     assert found["edp_over_unstructured"] == pytest.approx(0.4)
     assert found["edp_over_ideal"] == pytest.approx(0.5)
 
