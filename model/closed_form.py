@@ -251,9 +251,18 @@ class ClosedForm:
     def _restore(self, state: dict[str, Any]) -> None:
         if state.get("identity") != self.identity:
             raise InputError(
-                f"{self.state}: holds the state of another distillation; remove it, or choose"
-                " another output"
+                f"{self.state}: holds the state of another distillation, or of an earlier version"
+                " of sinai; remove it, or choose another output"
             )
+        try:
+            self._take(state)
+        except Exception as error:  # whatever the file holds
+            raise InputError(
+                f"{self.state}: is damaged ({type(error).__name__}); remove it, and distillation"
+                " begins anew"
+            ) from None
+
+    def _take(self, state: dict[str, Any]) -> None:
         self.spent_s, self.seen, self.errors = state["spent_s"], state["seen"], state["errors"]
         self.positions.set_state(state["positions"])
         self.scales = {name: Scales(**values) for name, values in state["scales"].items()}

@@ -9,7 +9,6 @@ our addition, in place of the paper's fine-tuning. One network serves all scheme
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from .device import pick
 from .evaluate import spread
 from .quantise import quantise
 from .trained import load_trained
+from .weights import digest
 
 __all__ = ["NOISE", "distill", "distill_net"]
 
@@ -166,7 +166,8 @@ def distill_net(
             seed,
             device=device,
             state=state,
-            identity=_identity(net, pixels, seed, len(kept)),
+            # Everything that decides it but the rounding at its end.
+            identity=f"seed {seed}, {len(kept)} noisy, {digest(net, pixels)}",
             save_every_s=save_every_s,
         )
         run.calibrate(pixels[first])
@@ -199,11 +200,3 @@ def distill_net(
         weight_bits=weight_bits,
         name=network,
     )
-
-
-def _identity(net: torch.nn.Module, pixels: torch.Tensor, seed: int, kept: int) -> str:
-    """Digest of everything that decides a distillation but the rounding at its end."""
-    total = hashlib.sha256(f"{seed} {kept}".encode())
-    for value in (*net.state_dict().values(), pixels):
-        total.update(value.contiguous().numpy().tobytes())
-    return total.hexdigest()

@@ -41,6 +41,7 @@ from .gradients import NoiseDistance
 from .libraries import LIBRARIES, autoattack, foolbox
 from .pool import Pool
 from .sinai import layers_of, set_scheme
+from .weights import digest
 
 __all__ = ["COLUMNS", "WORST", "Cell", "measure", "plan", "table", "worst", "write"]
 
@@ -163,7 +164,7 @@ def measure(
         "draws": draws,
         "device": device,
         "versions": _versions(),
-        "network": _digest(net),
+        "network": digest(net),
         "randomised": isinstance(net, Pool) or randomised(net),
         "data": data.name,
         "images_sha256": hashlib.sha256(chosen.images.tobytes()).hexdigest(),
@@ -381,17 +382,6 @@ def _median_l2(group: Sequence[Mapping[str, Any]]) -> float | None:
 def _versions() -> dict[str, str]:
     versions = {name: metadata.version(name) for name in ("sinai", *LIBRARIES)}
     return {"python": platform.python_version(), **versions}
-
-
-def _digest(net: nn.Module) -> str:
-    """SHA-256 over every tensor, and over P and the switches of every SINAI layer."""
-    total = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    for layer in layers_of(net):
-        total.update(f"{layer.key} {layer.switches}\n".encode())
-    return total.hexdigest()
 
 
 @contextmanager

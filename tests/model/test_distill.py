@@ -136,6 +136,9 @@ def test_an_interrupted_distillation_goes_on(normed, images, tmp_path):
     assert calls == whole
     with pytest.raises(InputError, match="holds the state of another distillation"):
         distill.distill_net(net, "tiny_preact", images, seed=1, state=state, **given)
+    torch.save(torch.load(state, weights_only=True) | {"scales": [1]}, state)
+    with pytest.raises(InputError, match=r"state: is damaged \(AttributeError\); remove it"):
+        again()
 
 
 def test_no_more_images_are_kept_than_fit():
