@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 import torch
@@ -26,9 +24,10 @@ from ..common.scheme import Scheme
 from .attacks import Settings, attack
 from .layers import SinaiLayer
 from .recipes import Recipe
+from .runs import count, here, of_json
 from .sinai import layers_of, set_scheme
 from .steps import observed, under_scheme
-from .weights import digest, save_converted, take_up, write
+from .weights import ELSEWHERE, digest, save_converted, steps_done, take_up, write
 
 __all__ = ["FineTuning", "adversary", "check_folder", "finetune", "mse"]
 
@@ -116,6 +115,7 @@ def finetune(
     network: str = "",
     told: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    images_digest: str = "",
     progress: Callable[[int, int, float, float], None] | None = None,
     save_every_s: float = 60.0,
 ) -> nn.Module:
@@ -123,9 +123,9 @@ def finetune(
 
     `out` gets ``state.pt``, from which an interrupted run goes on with the same batches, and at the
     end ``net.pt`` (:func:`sinai.model.weights.load_converted`). The record of that is `training`
-    with one more entry in the list ``finetuning``: recipe, what is `told`, digest of the images,
-    batch_norm and projection_seed of the layers, and ``runs``: how many steps ran on which device
-    and versions.
+    with one more entry in the list ``finetuning``: recipe, what is `told`, digests of images and
+    labels, batch_norm and projection_seed of the layers, and ``runs``: how many steps ran on which
+    device and versions. A run whose loss or weights are not finite ends and removes its state.
 
     Parameters
     ----------
@@ -141,6 +141,8 @@ def finetune(
         source. An interrupted run goes on only with the same.
     training : mapping, optional
         Record of what was done to the network before.
+    images_digest : str, optional
+        ``digest(images)`` (:func:`sinai.model.weights.digest`), if it is known already.
     progress : callable, optional
         Called as ``progress(step, steps, loss of the task, L_MSE)``.
 
@@ -159,13 +161,13 @@ def finetune(
     net.eval()
     optimizer = _optimizer(net, recipe)
     steps = batches * recipe.epochs
-    identity, start = _identity(recipe, images, labels, told or {}), digest(net)
-    file = Path(out) / "state.pt"
+    identity = _identity(recipe, labels, told or {}, images_digest or digest(images))
+    start, file = digest(net), Path(out) / "state.pt"
     state = take_up(file, _WHAT, identity)
-    done, runs = (0, []) if state is None else _restore(file, state, start, net, optimizer)
+    done, runs = (0, []) if state is None else _restore(file, state, start, net, optimizer, steps)
     file.parent.mkdir(parents=True, exist_ok=True)
     device, saved = next(net.parameters()).device, time.monotonic()
-    here = _here(device)
+    ours = here(device)
     for step in range(done, steps):
         epoch, index = divmod(step, batches)
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
@@ -181,16 +183,16 @@ def finetune(
             task, error = _losses(net, x, y, recipe)
         loss = task + recipe.mse_weight * error
         if not loss.isfinite():
-            raise _diverged(step + 1, steps, recipe, f"the loss is {loss.item()}")
+            raise _diverged(file, step + 1, steps, recipe, f"the loss is {loss.item()}")
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * _rate(step / steps, recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        _count(runs, here)
+        count(runs, ours)
         if time.monotonic() - saved >= save_every_s or step + 1 == steps:
             if not all(p.isfinite().all() for p in net.parameters()):
-                raise _diverged(step + 1, steps, recipe, "weights are not finite")
+                raise _diverged(file, step + 1, steps, recipe, "weights are not finite")
             state = {"what": _WHAT, "identity": json.dumps(identity), "start": start}
             state |= {"step": step + 1, "runs": json.dumps(runs), "net": net.state_dict()}
             write(file, state | {"optimizer": optimizer.state_dict()})
@@ -210,11 +212,11 @@ def finetune(
 
 
 def check_folder(
-    out: Path, recipe: FineTuning, images: Tensor, labels: Tensor, told: Mapping[str, Any]
+    out: Path, recipe: FineTuning, labels: Tensor, told: Mapping[str, Any], images_digest: str
 ) -> None:
     """Raise InputError if `out` holds the state of anything but the fine-tuning that
     :func:`finetune` does with these arguments."""
-    take_up(Path(out) / "state.pt", _WHAT, _identity(recipe, images, labels, told))
+    take_up(Path(out) / "state.pt", _WHAT, _identity(recipe, labels, told, images_digest))
 
 
 def adversary(recipe: Recipe) -> tuple[Attack | None, str]:
@@ -242,10 +244,10 @@ def mse(z: Tensor, noise: Tensor, layer: SinaiLayer, reduction: str) -> Tensor:
 
 
 def _identity(
-    recipe: FineTuning, images: Tensor, labels: Tensor, told: Mapping[str, Any]
+    recipe: FineTuning, labels: Tensor, told: Mapping[str, Any], images_digest: str
 ) -> dict[str, Any]:
     """What decides a fine-tuning besides the network it starts from."""
-    data = {"images": len(images), "images_digest": digest(images, labels)}
+    data = {"images": len(labels), "images_digest": images_digest, "labels_digest": digest(labels)}
     return {**asdict(recipe), **told, **data}
 
 
@@ -255,43 +257,31 @@ def _restore(
     start: str,
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
+    steps: int,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Take up the `state` of `file`; returns the steps that are done, and where they ran. `start`
-    is the digest of the network before its first step."""
+    """Take up the `state` of `file`; returns how many of `steps` are done, and where they ran.
+    `start` is the digest of the network before its first step."""
     if state.get("start") != start:
-        raise InputError(f"{file}: holds the state of another network; choose another folder")
+        raise InputError(f"{file}: holds the state of another network; {ELSEWHERE}")
     try:
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"]), json.loads(state["runs"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        return steps_done(state, steps), of_json(state["runs"])
+    except Exception as error:  # whatever the file holds
         raise InputError(
             f"{file}: is damaged ({type(error).__name__}); remove it, and fine-tuning begins anew"
         ) from None
 
 
-def _here(device: torch.device) -> dict[str, Any]:
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "torch": torch.__version__,
-        "python": python_version(),
-        "sinai": version("sinai"),
-    }
-
-
-def _count(runs: list[dict[str, Any]], here: dict[str, Any]) -> None:
-    """Add a step to the last of `runs`, or begin another if device or versions have changed."""
-    if not runs or any(runs[-1].get(name) != value for name, value in here.items()):
-        runs.append({"steps": 0} | here)
-    runs[-1]["steps"] += 1
-
-
-def _diverged(step: int, steps: int, recipe: FineTuning, what: str) -> InputError:
+def _diverged(file: Path, step: int, steps: int, recipe: FineTuning, what: str) -> InputError:
+    """What ends the run; `file`, its state, is removed: it would be in the way of another lr."""
+    file.unlink(missing_ok=True)
     remedy = f"give a smaller lr, such as {recipe.lr / 10:g}"
     if recipe.reduction != "element":
         remedy += f", or reduction element instead of {recipe.reduction}"
     return InputError(
-        f"fine-tuning: at step {step} of {steps} {what} with lr {recipe.lr:g}; {remedy}"
+        f"fine-tuning: at step {step} of {steps} {what} with lr {recipe.lr:g}; {remedy} (and"
+        " --resume, which keeps what is distilled)"
     )
 
 

@@ -22,7 +22,7 @@ from ..common.errors import InputError
 from .layers import SinaiLayer
 from .sinai import layers_of
 from .steps import set_steps, under_scheme
-from .weights import digest, read, take_up, write
+from .weights import check_kind, digest, read, steps_done, take_up, write
 
 __all__ = ["Distillation", "distill_layers", "gather_layers"]
 
@@ -80,6 +80,7 @@ def distill_layers(
     recipe: Distillation | None = None,
     *,
     share: tuple[int, int] = (0, 1),
+    images_digest: str = "",
     progress: Callable[[int, int, float], None] | None = None,
     save_every_s: float = 60.0,
 ) -> dict[str, float]:
@@ -94,6 +95,8 @@ def distill_layers(
         Training images. Steps that are not fixed yet are set on the first 256.
     share : (int, int)
         I and N: this process trains layers I, I + N, I + 2 N and so on.
+    images_digest : str, optional
+        ``digest(images)`` (:func:`sinai.model.weights.digest`), if it is known already.
     progress : callable, optional
         Called as ``progress(step, steps, loss)``, the loss of all layers of the share: |z - z~|^2
         over channels, mean over batch and positions.
@@ -123,7 +126,7 @@ def distill_layers(
     identity = asdict(recipe) | {
         "share": list(share),
         "images": len(images),
-        "images_digest": digest(images),
+        "images_digest": images_digest or digest(images),
         "network_digest": digest(net),
     }
     file = Path(out) / f"layers-{part}-of-{parts}.pt"
@@ -143,6 +146,7 @@ def distill_layers(
         chosen_images = order[index * recipe.batch : (index + 1) * recipe.batch]
         loss = run.step(step, _batch(images[chosen_images], net))
         if not math.isfinite(loss):
+            file.unlink(missing_ok=True)  # it would be in the way of another lr
             raise InputError(
                 f"distillation: at step {step + 1} of {run.steps} the loss is {loss} with lr"
                 f" {recipe.lr:g}; give a smaller lr, such as {recipe.lr / 10:g}"
@@ -167,13 +171,15 @@ def gather_layers(net: nn.Module, out: Path) -> nn.Module:
     found: dict[str, dict[str, Tensor]] = {}
     for file in sorted(Path(out).glob("layers-*-of-*.pt")):
         state = read(file, "distillation")
-        if state.get("what") != _WHAT:
-            raise InputError(f"{file}: is no state of a {_WHAT}; remove it, or give another folder")
-        if state["step"] < state["steps"]:
-            raise InputError(
-                f"{file}: is at step {state['step']} of {state['steps']}; run its share to the end"
-            )
-        found.update(state["layers"])
+        check_kind(file, state, _WHAT)
+        try:
+            steps = state["steps"]
+            done = steps_done(state, steps)
+            found.update(state["layers"])
+        except Exception as error:  # whatever the file holds
+            raise _damaged(file, error) from None
+        if done < steps:
+            raise InputError(f"{file}: is at step {done} of {steps}; run its share to the end")
     for layer in layers_of(net):
         if layer.name not in found:
             raise InputError(
@@ -249,13 +255,12 @@ class _Run:
             for layer in self.layers:
                 _load(layer, state["layers"].get(layer.name, {}), file)
                 self.optimizers[layer.name].load_state_dict(state["optimizers"][layer.name])
-            self.rates, done = state["rates"], int(state["step"])
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise InputError(
-                f"{file}: is damaged ({type(error).__name__}); remove it, and its layers are"
-                " distilled anew"
-            ) from None
-        return done
+                self.rates[layer.name] = float(state["rates"][layer.name])
+            return steps_done(state, self.steps)
+        except InputError:
+            raise
+        except Exception as error:  # whatever the file holds
+            raise _damaged(file, error) from None
 
     def _forward(self, x: Tensor, visit: Callable[..., None]) -> None:
         """Run the dense network in eval mode; ``visit(layer, inputs, z)`` sees each layer."""
@@ -285,6 +290,12 @@ class _Run:
         self.loss += loss.item()
 
 
+def _damaged(file: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{file}: is damaged ({type(error).__name__}); remove it, and its layers are distilled anew"
+    )
+
+
 def _curvature(layer: SinaiLayer, x: Tensor) -> float:
     """Largest curvature of the layer's loss, 2 times the largest eigenvalue of E[(p, 1) (p, 1)^T],
     by the power method; it is the same for every output channel."""
@@ -306,12 +317,13 @@ def _curvature(layer: SinaiLayer, x: Tensor) -> float:
 def _load(layer: SinaiLayer, values: dict[str, Tensor], file: Path) -> None:
     for name in _STATE:
         target = getattr(layer, name)
-        if name not in values or values[name].shape != target.shape:
+        value = values.get(name) if isinstance(values, dict) else None
+        if not isinstance(value, Tensor) or value.shape != target.shape:
             raise InputError(
                 f"{file}: does not fit layer {layer.name} ({name}); give the folder of this"
                 " network's distillation"
             )
-        target.copy_(values[name])
+        target.copy_(value)
 
 
 def _batch(pixels: Tensor, net: nn.Module) -> Tensor:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,18 @@ from .data import Images
 from .device import pick
 from .evaluate import spread
 from .recipes import Recipe
-from .weights import digest, read, write
+from .runs import count, here, of_json
+from .weights import ELSEWHERE, check_kind, digest, read, steps_done, write
 
 __all__ = ["Recipe", "accuracy", "robust_accuracy", "train"]
 
 #: On a GPU progress is told once in so many steps: each time the processor waits for the GPU.
 _TELL_EVERY = 10
+
+_WHAT = "training"
+
+#: What a record says of the data and the steps.
+_MADE = ("data", "images", "images_digest", "labels_digest", "steps")
 
 
 def train(
@@ -51,47 +56,66 @@ def train(
 
     `out/state.pt` is replaced at most every `save_every_s` seconds; when it exists, training goes
     on from it and gives the same batches as an uninterrupted run. One that has ended is returned
-    as it is, whatever the data, and its record says what it was trained on. `progress`, when given,
-    is called as ``progress(step, steps, loss, accuracy)``, the accuracy on the images trained on.
-    `device` is ``cpu``, ``cuda`` or ``auto``, which takes CUDA if there is one; the network comes
-    back on the CPU.
+    as it is, whatever the images, which must have as many classes, and its record says what it was
+    trained on, and under ``runs`` how many steps ran on which device and versions. `progress`, when
+    given, is called as ``progress(step, steps, loss, accuracy)``, the accuracy on the images
+    trained on. `device` is ``cpu``, ``cuda`` or ``auto``, which takes CUDA if there is one; the
+    network comes back on the CPU.
 
     Raises
     ------
     InputError
-        If `out` holds the state of another recipe or, unfinished, of other images, or there are
-        fewer images than a batch has.
+        If `out` holds the state of another recipe, of another number of classes or, unfinished, of
+        other images, or there are fewer images than a batch has.
     """
     device = pick(device)
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     torch.manual_seed(recipe.seed)
     net = defend(nets.build(recipe.model, len(data.classes)), recipe.defence, seed=recipe.seed)
+    net = net.to(device, memory_format=torch.channels_last)
+    run = _Run(net, _optimizer(net, recipe), recipe, out / "state.pt")
+    if run.file.exists():
+        run.restore()
+    if not run.ended:
+        _descend(run, data, device, progress, save_every_s)
+    net.eval()
+    record = {"recipe": asdict(recipe)} | run.made
+    record |= {"runs": run.runs, "wall_s": round(run.spent_s, 1)}
+    if run.best is not None:
+        record["validation"] = {"robust_accuracy": run.best["score"], "epoch": run.best["epoch"]}
+    (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    return net.cpu()
+
+
+def _descend(
+    run: _Run,
+    data: Images,
+    device: str,
+    progress: Callable[[int, int, float, float], None] | None,
+    save_every_s: float,
+) -> None:
+    """Do the steps that are left."""
+    net, optimizer, recipe = run.net, run.optimizer, run.recipe
     held, kept = _split(data, recipe.validation)
     per_epoch = len(kept) // recipe.batch
     if not per_epoch:
         raise InputError(
             f"batch must be at most the {len(kept)} images of {data.name}, not {recipe.batch}"
         )
-    net = net.to(device, memory_format=torch.channels_last)
-    optimizer = _optimizer(net, recipe)
     images, labels = torch.from_numpy(kept.images), torch.from_numpy(kept.labels)
-    made = {
-        "data": data.name,
-        "images": len(kept),
-        "images_digest": digest(images, labels),
-        "steps": per_epoch * len(recipe.resolutions),
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    run = _Run(net, optimizer, made)
-    state_file = out / "state.pt"
-    if state_file.exists():
-        run.restore(state_file, recipe)
-    steps = run.made["steps"]
-
-    out.mkdir(parents=True, exist_ok=True)
+    steps = per_epoch * len(recipe.resolutions)
+    run.begin(
+        {
+            "data": data.name,
+            "images": len(kept),
+            "images_digest": digest(images),
+            "labels_digest": digest(labels),
+            "steps": steps,
+        }
+    )
+    run.file.parent.mkdir(parents=True, exist_ok=True)
+    ours = here(device)
     started = saved = time.monotonic()
     before_s = run.spent_s
     for step in range(run.step, steps):
@@ -111,69 +135,74 @@ def train(
         loss.backward()
         optimizer.step()
         run.step = step + 1
+        count(run.runs, ours)
         if held is not None and index + 1 == per_epoch:
             run.judge(robust_accuracy(net, held, recipe), epoch)
         if progress is not None and (device == "cpu" or not run.step % _TELL_EVERY):
             progress(run.step, steps, loss.item(), (logits.argmax(1) == y).float().mean().item())
-        if time.monotonic() - saved > save_every_s or run.step == steps:
+        if time.monotonic() - saved > save_every_s or run.ended:
             saved = time.monotonic()
             run.spent_s = before_s + saved - started
-            if run.step == steps:
+            if run.ended:
                 run.settle()
-            run.save(state_file, recipe)
-    net.eval()
-    record = {"recipe": asdict(recipe)} | run.made | {"wall_s": round(run.spent_s, 1)}
-    if run.best is not None:
-        record["validation"] = {"robust_accuracy": run.best["score"], "epoch": run.best["epoch"]}
-    (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
-    return net.cpu()
+            run.save()
 
 
 @dataclass
 class _Run:
-    """What changes while a network trains; `made` is what the record says besides."""
+    """What changes while a network trains; `made` is what the record says of data and steps."""
 
     net: nn.Module
     optimizer: torch.optim.Optimizer
-    made: dict[str, Any]
+    recipe: Recipe
+    file: Path
+    made: dict[str, Any] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
     step: int = 0
     spent_s: float = 0.0
     best: dict[str, Any] | None = None
 
-    def restore(self, path: Path, recipe: Recipe) -> None:
-        state = read(path, "state of a training")
-        if state.get("recipe") != json.dumps(asdict(recipe)):
-            raise InputError(f"{path}: holds the state of another recipe; choose another -o")
+    @property
+    def ended(self) -> bool:
+        return bool(self.made) and self.step == self.made["steps"]
+
+    def restore(self) -> None:
+        state = read(self.file, f"state of a {_WHAT}")
+        check_kind(self.file, state, _WHAT)
+        if state.get("recipe") != json.dumps(asdict(self.recipe)):
+            raise InputError(f"{self.file}: holds the state of another recipe; {ELSEWHERE}")
         try:
-            made = json.loads(state["made"])
-            ended = state["step"] == made["steps"]
-            if not ended and made["images_digest"] != self.made["images_digest"]:
-                raise InputError(
-                    f"{path}: holds the state of a training on other images, {made['data']};"
-                    " give those, or choose another -o"
-                )
+            made, self.runs = json.loads(state["made"]), of_json(state["runs"])
+            self.made = {name: made[name] for name in _MADE}
+            self.step = steps_done(state, self.made["steps"])
+            self.spent_s = float(state["spent_s"])
+            if state["best"] is not None:
+                score, epoch, net = (state["best"][name] for name in ("score", "epoch", "net"))
+                self.best = {"score": float(score), "epoch": int(epoch), "net": net}
+                self.net.load_state_dict(net)
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.spent_s, self.best = state["step"], state["spent_s"], state["best"]
-        except (
-            KeyError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-            json.JSONDecodeError,
-        ) as error:
+        except Exception as error:  # whatever the file holds
             raise InputError(
-                f"{path}: is damaged, or of data of other classes ({type(error).__name__}); choose"
-                " another -o"
+                f"{self.file}: is damaged, or of data of other classes ({type(error).__name__});"
+                f" {ELSEWHERE}"
             ) from None
-        if ended:  # nothing runs here and now
-            self.made = made
 
-    def save(self, path: Path, recipe: Recipe) -> None:
-        state = {"recipe": json.dumps(asdict(recipe)), "step": self.step, "spent_s": self.spent_s}
+    def begin(self, made: dict[str, Any]) -> None:
+        """Set `made`; what was restored must be a training on the same images."""
+        digests = ("images_digest", "labels_digest")
+        if self.made and any(self.made[name] != made[name] for name in digests):
+            raise InputError(
+                f"{self.file}: holds the state of a training on other images, {self.made['data']};"
+                f" give those, or {ELSEWHERE}"
+            )
+        self.made = made
+
+    def save(self) -> None:
+        state = {"what": _WHAT, "recipe": json.dumps(asdict(self.recipe)), "step": self.step}
         state |= {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state["made"] = json.dumps(self.made)
-        write(path, state | {"best": self.best})
+        state |= {"made": json.dumps(self.made), "runs": json.dumps(self.runs)}
+        write(self.file, state | {"spent_s": self.spent_s, "best": self.best})
 
     def judge(self, score: float, epoch: int) -> None:
         """Remember the network if none before had a better `score`; epochs count from 1."""

@@ -117,13 +117,17 @@ def _unfinished(path: Path) -> InputError:
 
 def _tuned(state: dict[str, Any], file: Path) -> Trained:
     noisy, about = rebuild(state, file)
-    record = about["record"] if isinstance(about["record"], dict) else {}
+    record = about.get("record")
     net = unconvert(copy.deepcopy(noisy))
-    return Trained(_name(file, "net.pt"), net, record, noisy, digest(noisy))
+    told = record if isinstance(record, dict) else {}
+    return Trained(_name(file, "net.pt"), net, told, noisy, digest(noisy))
 
 
 def _trained(state: dict[str, Any], file: Path) -> Trained:
     if state.get("what") == "fine-tuning":
+        tuned = file.with_name("net.pt")
+        if tuned.is_file():
+            raise InputError(f"{file}: is what a fine-tuning went on from; give {tuned}")
         raise _unfinished(file)
     try:
         told, weights = json.loads(state["recipe"]), state["net"]

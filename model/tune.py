@@ -20,6 +20,7 @@ from .nets import build
 from .recipes import Recipe
 from .sinai import convert
 from .trained import Trained
+from .weights import digest
 
 __all__ = ["tune"]
 
@@ -85,12 +86,13 @@ def tune(
         "attack": said,
         "distillation": "kept" if distillation is None else asdict(distillation),
     }
-    check_folder(out, tuning, pixels, labels, told)  # before distillation, which takes long
+    hashed = digest(pixels)
+    check_folder(out, tuning, labels, told, hashed)  # before distillation, which takes long
     if distillation is None:
         net = source.noisy.to(device)
     else:
         net = convert(source.net, seed=tuning.seed, batch_norm=batch_norm or "fold").to(device)
-        distill_layers(net, pixels, out, distillation, progress=distilled)
+        distill_layers(net, pixels, out, distillation, images_digest=hashed, progress=distilled)
     return finetune(
         net,
         pixels,
@@ -101,6 +103,7 @@ def tune(
         network=source.recipe.model,
         told=told,
         training={name: v for name, v in source.record.items() if name != "measured"},
+        images_digest=hashed,
         progress=tuned,
     )
 
@@ -112,6 +115,11 @@ def _check_source(
         raise InputError(
             f"{source.name}: is trained with the noise of {source.recipe.defence}, which has no"
             " place in net.pt; give a network of defence none"
+        )
+    if not isinstance(source.record.get("finetuning", []), list):
+        raise InputError(
+            f"{source.name}: its record of fine-tuning is of an earlier version of sinai; fine-tune"
+            " the network of `sinai train` anew, and give that"
         )
     if distillation is None and source.noisy is None:
         raise InputError(

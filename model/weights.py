@@ -21,14 +21,20 @@ from .sinai import SinaiConv2d, SinaiLayer, SinaiLinear
 from .switches import Switches
 
 __all__ = [
+    "ELSEWHERE",
+    "check_kind",
     "digest",
     "load_converted",
     "read",
     "rebuild",
     "save_converted",
+    "steps_done",
     "take_up",
     "write",
 ]
+
+#: What to do about a file that must stay as it is.
+ELSEWHERE = "choose another folder (-o; of `sinai exp`, --work)"
 
 _FORMAT = 1
 _KINDS = {kind.__name__: kind for kind in (SinaiConv2d, SinaiLinear)}
@@ -74,6 +80,23 @@ def read(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     return state
 
 
+def check_kind(path: Path, state: Mapping[str, Any], what: str) -> None:
+    """Raise InputError if `state`, read from `path`, does not say under ``what`` that it is that of
+    a `what`."""
+    if "what" not in state and "recipe" in state:
+        raise InputError(f"{path}: was written by an earlier version of sinai; {ELSEWHERE}")
+    if state.get("what") != what:
+        raise InputError(f"{path}: is no state of a {what}; {ELSEWHERE}")
+
+
+def steps_done(state: Mapping[str, Any], steps: int) -> int:
+    """Return ``step`` of a state, 0 to `steps`; KeyError or ValueError if it is no such number."""
+    done = state["step"]
+    if not isinstance(done, int) or not 0 <= done <= steps:
+        raise ValueError(f"step must be between 0 and {steps}, not {done!r}")
+    return done
+
+
 def take_up(path: Path, what: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the state that an interrupted `what` left in `path`, None if there is no such file.
 
@@ -91,18 +114,19 @@ def take_up(path: Path, what: str, identity: Mapping[str, Any]) -> dict[str, Any
     if not path.exists():
         return None
     state = read(path, f"state of a {what}")
+    check_kind(path, state, what)
     try:
-        theirs = json.loads(state["identity"]) if state["what"] == what else None
+        theirs = json.loads(state["identity"])
     except (KeyError, TypeError, ValueError):
         theirs = None
     if not isinstance(theirs, dict):
-        raise InputError(f"{path}: is no state of a {what}; choose another folder")
+        raise InputError(f"{path}: is damaged, it does not say of which {what}; {ELSEWHERE}")
     ours = json.loads(json.dumps(identity))
     other = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if other:
         raise InputError(
-            f"{path}: holds the state of another recipe ({', '.join(other)} not the same); choose"
-            " another folder"
+            f"{path}: holds the state of another recipe ({', '.join(other)} not the same);"
+            f" {ELSEWHERE}"
         )
     return state
 
@@ -216,10 +240,12 @@ def rebuild(
             for place in places[id(old)]:
                 net.set_submodule(place, layer)
         net.load_state_dict(weights)
-    except (KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # whatever the file holds
         raise InputError(
-            f"{path}: does not fit the network ({str(error).splitlines()[0]}); give a file that"
-            " sinai wrote, and the architecture it was made of"
+            f"{path}: does not fit the network ({type(error).__name__}); give a file that sinai"
+            " wrote, and the architecture it was made of"
         ) from None
     return net, about
 

@@ -183,13 +183,13 @@ def distill(
 ) -> None:
     """Make a SINAI checkpoint of a trained network.
 
-    TRAINED is a directory that `sinai train` or `sinai finetune` wrote, its state.pt or net.pt, or
-    a checkpoint. Scales are calibrated, the 4-bit noise weights of every layer are fitted to the
-    frozen network's own activations, and everything is written in inference precision: DIR gets
-    checkpoint.json and part-*.npz. Noise weights that TRAINED has, fine-tuned or not, are not
-    taken: those of DIR, and accuracies under noise, are others. Integers exist for residual
-    networks, not for vision transformers. Interrupted, the same command goes on with what it kept,
-    every five minutes, in a file beside DIR.
+    TRAINED is a directory that `sinai train` or `sinai finetune` wrote, state.pt of the first or
+    net.pt of the second, or a checkpoint. Scales are calibrated, the 4-bit noise weights of every
+    layer are fitted to the frozen network's own activations, and everything is written in inference
+    precision: DIR gets checkpoint.json and part-*.npz. Noise weights that TRAINED has, fine-tuned
+    or not, are not taken: those of DIR, and accuracies under noise, are others. Integers exist for
+    residual networks, not for vision transformers. Interrupted, the same command goes on with what
+    it kept, every five minutes, in a file beside DIR.
 
     \b
     Examples:

@@ -1,6 +1,7 @@
 """Experiments: networks made once and shared, attacks kept, rows of what was measured."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from sinai.model.layerwise import Distillation
 from sinai.model.pool import Pool
 from sinai.model.recipes import RECIPES
 from sinai.model.sinai import layers_of, set_scheme
+from sinai.model.train import train
 from sinai.model.trained import load_trained
 from sinai.model.tune import tune
 from sinai.model.weights import load_converted
@@ -279,6 +281,30 @@ def test_what_was_done_is_reported_and_the_network_is_tuned_further(small, spec,
     tune(further, spec(), tmp_path, None, recipe, attacker=further.recipe, device="cpu")
     _, about = load_converted(tmp_path / "net.pt")
     assert [each["images"] for each in about["record"]["finetuning"]] == [12, 32]
+
+
+def test_a_network_of_sinai_train_is_put_in_place(small, spec, tmp_path):
+    """Of the same recipe, trained on other images, to the end."""
+    made = Networks(SCALES["tiny"], sources((spec(),), 12), tmp_path / "work")
+    other = Source(spec()).train
+    net = train(made.recipe(OAT), other, tmp_path / "ours")
+    folder = tmp_path / "work" / made.name(OAT)
+    folder.mkdir(parents=True)
+    shutil.copy(tmp_path / "ours" / "state.pt", folder)
+    found = made.get(OAT).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in net.state_dict().items())
+    assert json.loads((folder / "record.json").read_text())["images"] == 32
+
+
+def test_a_record_of_an_earlier_version_is_named(small, spec, work, tmp_path):
+    """It had one fine-tuning in place of a list."""
+    made = Networks(SCALES["tiny"], sources((spec(),)), work)
+    made.get(NOISY)
+    source = load_trained(work / made.name(NOISY))
+    source.record["finetuning"] = source.record["finetuning"][0]
+    with pytest.raises(InputError, match="record of fine-tuning is of an earlier version of sinai"):
+        tune(source, spec(), tmp_path, None, FineTuning(batch=16), attacker=source.recipe)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pool_is_taken_from_its_folder(small, spec, work):

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from sinai.common.errors import InputError
-from sinai.model import finetune as module
 from sinai.model import nets
 from sinai.model.finetune import FineTuning, finetune, mse
 from sinai.model.pool import Pool
@@ -202,7 +201,7 @@ def test_another_run_is_not_taken_up(net, pixels, labels, tmp_path):
     other.stem.weight.data[0, 0, 0, 0] += 1e-6
     for given, message in (
         ((net, pixels ^ 1, labels, {"data": "a"}), r"recipe \(images_digest not the same"),
-        ((net, pixels, labels.flip(0), {"data": "a"}), r"recipe \(images_digest not the same"),
+        ((net, pixels, labels.flip(0), {"data": "a"}), r"recipe \(labels_digest not the same"),
         ((net, pixels, labels, {"data": "b"}), r"recipe \(data not the same"),
         ((net, pixels, labels, {}), r"recipe \(data not the same"),
         ((other, pixels, labels, {"data": "a"}), "state of another network"),
@@ -221,13 +220,17 @@ def test_other_batch_norms_and_damaged_states_are_refused(trained, pixels, label
     with pytest.raises(InputError, match="state of another network"):
         finetune(kept, pixels, labels, tmp_path, ONE)
     state = read(tmp_path / "state.pt", "fine-tuning")
-    state["net"].popitem()
-    torch.save(state, tmp_path / "state.pt")
-    with pytest.raises(InputError, match=r"state\.pt: is damaged \(RuntimeError\); remove it"):
-        finetune(folded, pixels, labels, tmp_path, ONE)
-    torch.save({"recipe": state["identity"], "net": {}}, tmp_path / "state.pt")
-    with pytest.raises(InputError, match=r"state\.pt: is no state of a fine-tuning"):
-        finetune(folded, pixels, labels, tmp_path, ONE)
+    for made, words in (
+        (state | {"net": {}}, r"is damaged \(RuntimeError\); remove it"),
+        (state | {"step": "1"}, r"is damaged \(ValueError\); remove it"),
+        (state | {"runs": '["cpu"]'}, r"is damaged \(TypeError\); remove it"),
+        (state | {"identity": "[]"}, "is damaged, it does not say of which fine-tuning; choose"),
+        (state | {"what": "training"}, "is no state of a fine-tuning; choose"),
+        ({"recipe": state["identity"], "net": {}}, "was written by an earlier version of sinai"),
+    ):
+        torch.save(made, tmp_path / "state.pt")
+        with pytest.raises(InputError, match=rf"state\.pt: {words}"):
+            finetune(copy.deepcopy(folded), pixels, labels, tmp_path, ONE)
 
 
 def test_the_record_says_where_each_step_ran(net, pixels, labels, tmp_path, monkeypatch):
@@ -241,7 +244,7 @@ def test_the_record_says_where_each_step_ran(net, pixels, labels, tmp_path, monk
         finetune(
             copy.deepcopy(net), pixels, labels, tmp_path, recipe, progress=stop, save_every_s=0
         )
-    monkeypatch.setattr(module, "version", lambda name: "later")
+    monkeypatch.setattr("sinai.model.runs.version", lambda name: "later")
     training = {"recipe": {"model": "tiny"}, "finetuning": [{"lr": 1}]}
     finetune(net, pixels, labels, tmp_path, recipe, training=training, network="tiny")
     about = read(tmp_path / "net.pt", "network")["about"]
@@ -256,9 +259,9 @@ def test_the_record_says_where_each_step_ran(net, pixels, labels, tmp_path, monk
 @pytest.mark.parametrize(
     ("changes", "remedy"),
     [
-        ({"lr": 1e38, "batch": 24}, r"smaller lr, such as 1e\+37$"),
-        ({"lr": 1e38}, r"at step 1 of 1 weights are not finite .*such as 1e\+37$"),
-        ({"lr": 1e38, "batch": 24, "reduction": "sum"}, r"or reduction element instead of sum$"),
+        ({"lr": 1e38, "batch": 24}, r"smaller lr, such as 1e\+37 \(and --resume"),
+        ({"lr": 1e38}, r"at step 1 of 1 weights are not finite .*such as 1e\+37 \("),
+        ({"lr": 1e38, "batch": 24, "reduction": "sum"}, r"or reduction element instead of sum \("),
     ],
     ids=str,
 )
@@ -268,6 +271,22 @@ def test_a_diverged_run_leaves_no_network(net, pixels, labels, tmp_path, changes
     with pytest.raises(InputError, match=remedy):
         finetune(net, pixels, labels, tmp_path, replace(ONE, **changes))
     assert not list(tmp_path.glob("*.pt"))
+
+
+def test_a_run_that_diverges_late_may_begin_anew(net, pixels, labels, tmp_path):
+    """The state that was saved before is not in the way of another rate."""
+    recipe, saved = replace(ONE, batch=24), []
+
+    def spoil(step, *_):
+        saved.append((tmp_path / "state.pt").exists())
+        with torch.no_grad():
+            tuned.classifier.bias.fill_(torch.inf)
+
+    tuned = copy.deepcopy(net)
+    with pytest.raises(InputError, match="at step 2 of 4 the loss is nan"):
+        finetune(tuned, pixels, labels, tmp_path, recipe, progress=spoil, save_every_s=0)
+    assert saved == [True]
+    assert finetune(net, pixels, labels, tmp_path, replace(recipe, lr=1e-3)) is net
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_preact"])
@@ -331,6 +350,12 @@ def test_files_with_code_are_refused(tmp_path):
         load_converted(tmp_path / "net.pt")
     with pytest.raises(InputError, match=r"net\.pt: does not fit the network"):
         load_converted(tmp_path / "net.pt", nets.build("tiny_preact"))
+    state = read(tmp_path / "net.pt", "network")
+    about = json.loads(state["about"])
+    about["layers"]["stem"]["key"] = ["x", 1]
+    torch.save(state | {"about": json.dumps(about)}, tmp_path / "key.pt")
+    with pytest.raises(InputError, match=r"key\.pt: does not fit the network \(\w+Error\)"):
+        load_converted(tmp_path / "key.pt", nets.build("tiny"))
     with pytest.raises(InputError, match="has no SINAI layer inside to save"):
         save_converted(nets.build("tiny"), tmp_path / "no.pt")
     with pytest.raises(InputError, match=r"cannot be written .*; give a file in a folder"):

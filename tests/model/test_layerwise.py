@@ -136,20 +136,42 @@ def test_another_network_or_other_images_are_not_taken_up(net, pixels, tmp_path)
         distill_layers(other, pixels, tmp_path, RECIPE)
     with pytest.raises(InputError, match=r"another recipe \(images_digest not the same\)"):
         distill_layers(copy.deepcopy(net), pixels ^ 1, tmp_path, RECIPE)
-    state = read(tmp_path / "layers-0-of-1.pt", "distillation")
-    del state["optimizers"]
-    torch.save(state, tmp_path / "layers-0-of-1.pt")
-    with pytest.raises(InputError, match=r"layers-0-of-1\.pt: is damaged \(KeyError\)"):
-        distill_layers(net, pixels, tmp_path, RECIPE)
-    torch.save({"step": 3}, tmp_path / "layers-0-of-1.pt")
-    with pytest.raises(InputError, match=r"layers-0-of-1\.pt: is no state of a distillation"):
-        gather_layers(net, tmp_path)
+
+
+def test_damaged_and_earlier_states_are_named(net, pixels, tmp_path):
+    file = tmp_path / "layers-0-of-1.pt"
+    distill_layers(copy.deepcopy(net), pixels, tmp_path, RECIPE)
+    state = read(file, "distillation")
+    empty = {name: {"state": {}, "param_groups": []} for name in state["optimizers"]}
+    earlier = {"recipe": state["identity"], "step": 18, "steps": 18, "layers": state["layers"]}
+    for made, words in (
+        (state | {"optimizers": None}, r"is damaged \(TypeError\); remove it"),
+        (state | {"optimizers": empty}, r"is damaged \(ValueError\); remove it"),
+        (state | {"rates": {}}, r"is damaged \(KeyError\); remove it"),
+        (state | {"step": "18"}, r"is damaged \(ValueError\); remove it"),
+        (earlier, "was written by an earlier version of sinai; choose another folder"),
+        ({"step": 3}, "is no state of a distillation"),
+    ):
+        torch.save(made, file)
+        with pytest.raises(InputError, match=rf"layers-0-of-1\.pt: {words}"):
+            distill_layers(copy.deepcopy(net), pixels, tmp_path, RECIPE)
+    for made, words in (
+        (state | {"step": "18"}, r"is damaged \(ValueError\); remove it"),
+        (state | {"layers": 1}, r"is damaged \(TypeError\); remove it"),
+        (state | {"layers": dict.fromkeys(state["layers"], 1)}, "does not fit layer stem"),
+        (earlier, "was written by an earlier version of sinai"),
+        ({"step": 3}, "is no state of a distillation"),
+    ):
+        torch.save(made, file)
+        with pytest.raises(InputError, match=words):
+            gather_layers(copy.deepcopy(net), tmp_path)
 
 
 def test_a_loss_that_is_no_number_ends_it(net, pixels, tmp_path):
     wild = Distillation(epochs=3, batch=16, lr=1e38)
     with pytest.raises(InputError, match=r"the loss is (nan|inf) with lr 1e\+38; give a smaller"):
-        distill_layers(net, pixels, tmp_path, wild)
+        distill_layers(copy.deepcopy(net), pixels, tmp_path, wild, save_every_s=0)
+    distill_layers(net, pixels, tmp_path, RECIPE)  # no state is in the way
 
 
 def test_shares_give_what_one_process_gives(net, pixels, tmp_path):

@@ -54,23 +54,76 @@ def test_a_run_goes_on_with_the_same_images_alone(images, tmp_path):
     net = train(RECIPE, images, tmp_path)
     record = (tmp_path / "record.json").read_text()
     assert json.loads(record)["data"] == "random/train"
-    again = train(RECIPE, other.take(np.arange(90)), tmp_path)
+    again = train(RECIPE, other.take(np.arange(9)), tmp_path)  # a batch has more
     assert (tmp_path / "record.json").read_text() == record
     for name, value in net.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("gone", ["made", "net", "best"])
-def test_a_damaged_state_is_named(images, tmp_path, gone):
-    train(RECIPE, images, tmp_path)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    del state[gone]
-    torch.save(state, tmp_path / "state.pt")
-    with pytest.raises(InputError, match=r"state\.pt: is damaged.* \(KeyError\); choose"):
+@pytest.fixture(scope="module")
+def state(images, tmp_path_factory):
+    """What a training that was stopped after its fourth step left."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(Stopped):
+        train(RECIPE, images, folder, progress=stop_after(4), save_every_s=0)
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"made": None}, "TypeError"),
+        ({"made": "[]"}, "TypeError"),
+        ({"made": '{"steps": 6}'}, "KeyError"),
+        ({"runs": "[3]"}, "TypeError"),
+        ({"net": {}}, "RuntimeError"),
+        ({"optimizer": {"state": {}, "param_groups": []}}, "ValueError"),
+        ({"step": "4"}, "ValueError"),
+        ({"step": 7}, "ValueError"),
+        ({"best": [1]}, "TypeError"),
+        ({"best": {"score": 0.5, "epoch": 1, "net": {}}}, "RuntimeError"),
+    ],
+    ids=str,
+)
+def test_a_damaged_state_is_named(images, state, tmp_path, changes, kind):
+    torch.save(state | changes, tmp_path / "state.pt")
+    words = rf"state\.pt: is damaged, or of data of other classes \({kind}\); choose another folder"
+    with pytest.raises(InputError, match=words):
         train(RECIPE, images, tmp_path)
+
+
+def test_a_state_of_something_else_is_named(images, state, tmp_path):
+    """Earlier versions said neither what a state is of nor on what it was made."""
+    earlier = {name: state[name] for name in ("recipe", "step", "net", "optimizer", "best")}
+    for made, words in (
+        (earlier, r"was written by an earlier version of sinai; .*`sinai exp`, --work\)$"),
+        (state | {"what": "fine-tuning"}, "is no state of a training"),
+        ({"what": "training"}, "holds the state of another recipe"),
+        ({}, "is no state of a training"),
+    ):
+        torch.save(made, tmp_path / "state.pt")
+        with pytest.raises(InputError, match=rf"state\.pt: {words}"):
+            train(RECIPE, images, tmp_path)
     (tmp_path / "state.pt").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"state\.pt: is no state of a training"):
         train(RECIPE, images, tmp_path)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_the_record_says_where_each_step_ran(images, state, tmp_path, monkeypatch):
+    """Also that of a training that has ended, which runs no further step."""
+    torch.save(state, tmp_path / "state.pt")
+    monkeypatch.setattr("sinai.model.runs.version", lambda name: "later")
+    for _ in range(2):
+        train(RECIPE, images, tmp_path)
+        record = json.loads((tmp_path / "record.json").read_text())
+        assert [(run["steps"], run["sinai"] == "later") for run in record["runs"]] == [
+            (4, False),
+            (2, True),
+        ]
+        assert record["runs"][0]["device"] == "cpu"
+        assert record["runs"][0]["torch"] == torch.__version__
+    assert not record.keys() & {"device", "torch", "python"}
 
 
 def test_learns_which_half_is_bright(tmp_path):
