@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..common.errors import InputError
 from .options import (
@@ -140,6 +141,11 @@ def attack(
     from ..model.sinai import layers_of
 
     net, described, classes = _network(checkpoint, projection, pool)
+    given = click.get_current_context().get_parameter_source("projection")
+    if given is not ParameterSource.DEFAULT and "projection" not in described:
+        raise InputError(
+            f"{checkpoint}: --projection needs a checkpoint, which has two forms of P; leave it out"
+        )
     noisy = any(True for _ in layers_of(net))
     if not attacks or "all" in attacks:
         every = ATTACKS if attacks else _ATTACKS

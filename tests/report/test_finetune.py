@@ -184,7 +184,8 @@ def test_a_diverged_run_is_no_success(trained, data, tmp_path, capsys):
     assert "with lr 1e+38; give a smaller lr, such as 1e+37" in said
     assert "Traceback" not in said
     assert not (tmp_path / "tuned" / "net.pt").exists()
-    command += ["--lr", "0.001", "--resume"]  # what was distilled is not lost
+    assert "(and --resume, which keeps what is distilled)" in said
+    command += ["--lr", "0.001", "--resume"]
     assert main([*command, "-o", str(tmp_path / "tuned")]) == 0
 
 
@@ -192,7 +193,6 @@ def test_an_unfinished_or_damaged_network_is_named(trained, data, tmp_path, caps
     tuned, damaged, none = (tmp_path / name for name in ("tuned", "damaged", "none"))
     options = ["--data", data, *QUICK, "--adversary", "none", "-o", str(none)]
     assert main(["finetune", str(trained), *options[:-1], str(tuned)]) == 0
-    (tuned / "net.pt").unlink()
 
     def refused(path, words):
         for verb in ("finetune", "distill", "attack"):
@@ -202,6 +202,13 @@ def test_an_unfinished_or_damaged_network_is_named(trained, data, tmp_path, caps
             assert words in said
             assert "Traceback" not in said
 
+    refused(tuned / "state.pt", f"is what a fine-tuning went on from; give {tuned / 'net.pt'}")
+    state = torch.load(tuned / "net.pt", weights_only=True)
+    about = json.loads(state["about"])
+    del about["record"]
+    torch.save(state | {"about": json.dumps(about)}, tmp_path / "silent.pt")
+    assert load_trained(tmp_path / "silent.pt").record == {}
+    (tuned / "net.pt").unlink()
     refused(tuned, "state.pt: is of a fine-tuning that was interrupted; finish it")
     (tuned / "state.pt").unlink()
     refused(tuned, "tuned: is of a fine-tuning that was interrupted; finish it")
@@ -240,9 +247,13 @@ def test_a_network_of_unknown_training_is_refused(data, tmp_path, capsys):
     assert "does not say how its network was trained" in capsys.readouterr().err
 
 
-def test_a_trained_network_is_attacked(trained, data, tmp_path):
-    """By default under dense alone, by the attacks that need no noise."""
+def test_a_trained_network_is_attacked(trained, data, tmp_path, capsys):
+    """By default under dense alone, by the attacks that need no noise. It has no P to choose."""
     command = ["attack", str(trained), "--data", data, "--images", "4", "--steps", "1"]
+    for form in ("patch", "tap"):
+        assert main([*command, "--projection", form, "-o", str(tmp_path / "none")]) == 2
+        assert "--projection needs a checkpoint, which has two" in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()
     assert main([*command, "--queries", "2", "-o", str(tmp_path / "robust")]) == 0
     record = json.loads((tmp_path / "robust" / "robustness.json").read_text())
     assert record["made"]["recipe"]["adversary"] == "fgsm"
